@@ -1,0 +1,1 @@
+"""The decision and everything it rests on: pure, synchronous, without I/O."""

@@ -1,0 +1,1 @@
+"""What people use beside the service: an embedded broker, fixtures, replay, the demo."""
