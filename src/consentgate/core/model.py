@@ -101,6 +101,7 @@ class Record(Protocol):
     @property
     def timestamp(self) -> int:
         """Epoch milliseconds."""
+
     @property
     def key(self) -> bytes | None: ...
     @property
@@ -111,16 +112,17 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
-    """A reason, and the jurisdiction label under which it is counted. Made by `decision` only."""
+    """A reason and what it is counted under. Made by `decision` only, and so interned."""
 
     reason: Reason
-    label: str
+    label: str  # of the jurisdiction: the matching rule's group or country, `*`, or `unknown`
+    consent_partition: int | None  # that holds the person's state, where the state decided
 
 
 @cache
-def decision(reason: Reason, label: str) -> Decision:
+def decision(reason: Reason, label: str, consent_partition: int | None = None) -> Decision:
     """The one `Decision` of these values."""
-    return Decision(reason, label)
+    return Decision(reason, label, consent_partition)
 
 
 UNKNOWN_JURISDICTION = "unknown"

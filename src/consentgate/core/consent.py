@@ -1,0 +1,93 @@
+"""The consent table: the compacted topic folded to one state a subject, and its frontier."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from consentgate.core.model import UNREADABLE, ConsentState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Holding:
+    """A state and the consent partition that holds it. Made by `holding` only, and so interned."""
+
+    partition: int
+    state: ConsentState
+
+
+@cache
+def holding(partition: int, state: ConsentState) -> Holding:
+    """The one `Holding` of these values."""
+    return Holding(partition, state)
+
+
+@dataclass(slots=True)
+class ConsentTable:
+    """Subject to consent state, over one consent partition or over several.
+
+    A subject that several partitions hold is unreadable for as long as they do: nobody can say
+    which of its records is the later one.
+    """
+
+    partitions: Iterable[int]
+    holdings: dict[bytes, Holding] = field(default_factory=dict)
+    frontier: dict[int, int] = field(init=False)
+    _scattered: dict[bytes, dict[int, ConsentState]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.frontier = dict.fromkeys(self.partitions, 0)
+
+    def apply(self, partition: int, subject: bytes, state: ConsentState | None) -> None:
+        """Take in one consent record; `None` is a tombstone."""
+        held = self.holdings.get(subject)
+        if held is None or (held.partition == partition and subject not in self._scattered):
+            self._settle(partition, subject, state)
+        else:
+            self._scatter(partition, subject, held, state)
+
+    def advance(self, partition: int, frontier: int) -> None:
+        """Every record of the partition below `frontier` has been applied."""
+        if frontier < self.frontier[partition]:
+            raise ValueError(
+                f"the frontier of consent partition {partition} would go back from "
+                f"{self.frontier[partition]} to {frontier}"
+            )
+        self.frontier[partition] = frontier
+
+    def reset(self) -> None:
+        """Forget everything: what was applied can no longer be trusted."""
+        self.holdings.clear()
+        self._scattered.clear()
+        self.frontier.update(dict.fromkeys(self.frontier, 0))
+
+    def covers(self, high_watermarks: Mapping[int, int]) -> bool:
+        """Whether everything below these offsets has been applied."""
+        return all(self.frontier[p] >= high for p, high in high_watermarks.items())
+
+    def scattered(self) -> int:
+        """Number of subjects that more than one partition holds."""
+        return len(self._scattered)
+
+    def __len__(self) -> int:
+        return len(self.holdings)
+
+    def _settle(self, partition: int, subject: bytes, state: ConsentState | None) -> None:
+        if state is None:
+            self.holdings.pop(subject, None)
+        else:
+            self.holdings[subject] = holding(partition, state)
+
+    def _scatter(
+        self, partition: int, subject: bytes, held: Holding, state: ConsentState | None
+    ) -> None:
+        states = self._scattered.setdefault(subject, {held.partition: held.state})
+        if state is None:
+            states.pop(partition, None)
+        else:
+            states[partition] = state
+        if len(states) > 1:
+            self.holdings[subject] = holding(partition, UNREADABLE)
+            return
+        del self._scattered[subject]
+        ((last_partition, last_state),) = states.items()
+        self.holdings[subject] = holding(last_partition, last_state)

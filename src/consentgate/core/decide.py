@@ -1,0 +1,170 @@
+"""The decision. Deny by default: only a rule in force that permits, and nothing less, forwards.
+
+Precedence of the reasons: a tombstone; a missing key; what the person's state alone decides; what
+is wrong with the record; what the rule asks of the content. So nobody's post is even decoded who
+may not be used.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from consentgate.core.consent import Holding
+from consentgate.core.decode import ContentDecoder, ContentEvent
+from consentgate.core.model import (
+    UNKNOWN_JURISDICTION,
+    UNREADABLE,
+    Choice,
+    Decision,
+    Reason,
+    Record,
+    Verdict,
+    decision,
+)
+from consentgate.core.policy import Basis, Rule, RulesInForce
+
+_REFUSALS: dict[Choice | None, Reason] = {
+    Choice.DENIED: Reason.OPTED_OUT,
+    Choice.WITHDRAWN: Reason.WITHDRAWN,
+    Choice.OBJECTED: Reason.OBJECTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a content record may be. Bytes, levels of brackets, milliseconds."""
+
+    max_value_bytes: int = 900_000
+    max_headers_bytes: int = 65_536
+    max_key_bytes: int = 65_536
+    max_depth: int = 64
+    max_future_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person:
+    """What a consent state alone comes to under the rules in force at one moment."""
+
+    decision: Decision
+    rule: Rule | None  # what the content must meet; None where the person may not be used
+
+
+PersonOf = Callable[[bytes], Person]
+"""Looks a subject up in the consent table and judges their state."""
+
+
+def judge_person(held: Holding | None, rules: RulesInForce) -> Person:
+    """Judge somebody by what the consent table holds of them, before any content is looked at."""
+    if held is None:
+        return _refused(Reason.NO_CONSENT_RECORD)
+    state = held.state
+    if state is UNREADABLE:
+        return _refused(Reason.CONSENT_UNREADABLE)
+    if state.jurisdiction is None:
+        return _refused(Reason.JURISDICTION_UNKNOWN)
+    found = rules.find(state.jurisdiction)
+    if found is None:
+        return _refused(Reason.NO_RULE)
+    rule, label = found
+    reason = _choice_reason(rule.basis, state.choice)
+    if reason.verdict is Verdict.FORWARD and rule.adults_only and state.adult is not True:
+        reason = Reason.AGE_UNKNOWN if state.adult is None else Reason.MINOR
+    permitted = reason.verdict is Verdict.FORWARD
+    return Person(decision(reason, label, held.partition), rule if permitted else None)
+
+
+def judge_content(event: ContentEvent, rule: Rule) -> Reason | None:
+    """The first condition of the rule that the content does not meet; None where all are met."""
+    if rule.visibility is not None and event.visibility not in rule.visibility:
+        return Reason.NOT_PUBLIC
+    if rule.kinds is not None and event.kind not in rule.kinds:
+        return Reason.KIND_NOT_COVERED
+    if rule.created_from_ms is not None and event.created_at_ms < rule.created_from_ms:
+        return Reason.OUTSIDE_DATES
+    if rule.created_until_ms is not None and event.created_at_ms >= rule.created_until_ms:
+        return Reason.OUTSIDE_DATES
+    return None
+
+
+def decide_by_key(
+    record: Record, person_of: PersonOf, decode: ContentDecoder, limits: Limits, now_ms: int
+) -> Decision:
+    """Decide on a record whose key is its subject."""
+    if record.value is None:
+        return decision(Reason.TOMBSTONE, UNKNOWN_JURISDICTION)
+    if record.key is None:
+        return decision(Reason.SUBJECT_MISMATCH, UNKNOWN_JURISDICTION)
+    person = person_of(record.key)
+    if person.rule is None:
+        return person.decision
+    event = read_content(record, record.value, decode, limits)
+    if isinstance(event, ContentEvent) and event.subject.encode() != record.key:
+        event = Reason.SUBJECT_MISMATCH
+    if isinstance(event, ContentEvent) and is_from_the_future(record, limits, now_ms):
+        event = Reason.BAD_TIMESTAMP
+    reason = event if isinstance(event, Reason) else judge_content(event, person.rule)
+    return person.decision if reason is None else decision(reason, person.decision.label)
+
+
+def decide_by_subject(
+    record: Record, person_of: PersonOf, decode: ContentDecoder, limits: Limits, now_ms: int
+) -> Decision:
+    """Decide on a record that is keyed by something else: it must be read to know its subject."""
+    if record.value is None:
+        return decision(Reason.TOMBSTONE, UNKNOWN_JURISDICTION)
+    event = read_content(record, record.value, decode, limits)
+    if isinstance(event, Reason):
+        return decision(event, UNKNOWN_JURISDICTION)
+    if is_from_the_future(record, limits, now_ms):
+        return decision(Reason.BAD_TIMESTAMP, UNKNOWN_JURISDICTION)
+    person = person_of(event.subject.encode())
+    if person.rule is None:
+        return person.decision
+    reason = judge_content(event, person.rule)
+    return person.decision if reason is None else decision(reason, person.decision.label)
+
+
+def read_content(
+    record: Record, value: bytes, decode: ContentDecoder, limits: Limits
+) -> ContentEvent | Reason:
+    """The event in the record's value, or what is wrong with the record."""
+    if is_too_large(record, limits):
+        return Reason.TOO_LARGE
+    return decode(value)
+
+
+def is_from_the_future(record: Record, limits: Limits, now_ms: int) -> bool:
+    """Whether the record's timestamp is further ahead of the decision than a broker would allow."""
+    return record.timestamp > now_ms + limits.max_future_ms
+
+
+def is_too_large(record: Record, limits: Limits) -> bool:
+    """Whether the value, the key or the headers go beyond the limits."""
+    return (
+        len(record.value or b"") > limits.max_value_bytes
+        or len(record.key or b"") > limits.max_key_bytes
+        or (bool(record.headers) and headers_bytes(record.headers) > limits.max_headers_bytes)
+    )
+
+
+def headers_bytes(headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """Bytes of the names and values of the headers, in UTF-8."""
+    return sum(len(name.encode()) + len(value or b"") for name, value in headers)
+
+
+def _refused(reason: Reason) -> Person:
+    return Person(decision(reason, UNKNOWN_JURISDICTION), rule=None)
+
+
+def _choice_reason(basis: Basis, choice: Choice | None) -> Reason:
+    match basis:
+        case Basis.SUSPENDED:
+            return Reason.JURISDICTION_SUSPENDED
+        case Basis.PROHIBITED:
+            return Reason.JURISDICTION_PROHIBITED
+        case Basis.OPT_IN if choice is None:
+            return Reason.NOT_OPTED_IN
+        case Basis.OPT_IN if choice is Choice.GRANTED:
+            return Reason.OPTED_IN
+        case Basis.OPT_OUT if choice is None or choice is Choice.GRANTED:
+            return Reason.NOT_OPTED_OUT
+    return _REFUSALS.get(choice, Reason.ERROR)

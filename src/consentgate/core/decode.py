@@ -1,0 +1,267 @@
+"""Bytes to typed content events and consent states; whatever cannot be read gets its reason.
+
+Content: a typed fast path accepts, a slow path explains what it refused. Consent: strict, because
+a record that is read wrongly here would forward somebody's posts.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+
+from consentgate.core.countries import COUNTRIES
+from consentgate.core.model import UNREADABLE, Choice, ConsentState, Reason, consent_state
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+"""Brackets, and whole strings so that the brackets in them are passed over."""
+
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)] | int
+_CHOICES = tuple(Choice)
+_CONTENT_TYPES: dict[str, Any] = {
+    "id": _Name,
+    "subject": _Name,
+    "kind": _Name,
+    "visibility": _Name,
+    "created_at": _Moment,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFields:
+    """Where a content event keeps its fields, each as a dotted path."""
+
+    id: str = "id"
+    subject: str = "subject"
+    kind: str = "kind"
+    visibility: str = "visibility"
+    created_at: str = "created_at"
+    body: str = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentFields:
+    """Where a consent record keeps its fields, each as a dotted path."""
+
+    subject: str = "subject"
+    jurisdiction: str = "jurisdiction"
+    adult: str = "adult"
+    choices: str = "choices"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentEvent:
+    """What the decision needs to know of a content event."""
+
+    id: str
+    subject: str
+    kind: str
+    visibility: str
+    created_at_ms: int
+
+
+ContentDecoder = Callable[[bytes], ContentEvent | Reason]
+"""Gives `Reason.UNDECODABLE` or `Reason.MISSING_FIELD` where there is no event in the bytes."""
+
+ConsentDecoder = Callable[[bytes | None, bytes | None], tuple[ConsentState | None, str | None]]
+"""Key and value to the state (None: no consent record) and what is wrong with the record."""
+
+
+def nested_too_deep(value: bytes, max_depth: int) -> bool:
+    """Whether brackets nest beyond `max_depth` outside of strings."""
+    if value.count(b"{") + value.count(b"[") <= max_depth:
+        return False
+    depth = 0
+    for token in _BRACKETS.finditer(value):
+        bracket = token.group()
+        depth += (bracket in (b"{", b"[")) - (bracket in (b"}", b"]"))
+        if depth > max_depth:
+            return True
+    return False
+
+
+def content_decoder(fields: ContentFields, max_depth: int) -> ContentDecoder:
+    """A decoder of content events that keep their fields at these paths.
+
+    Raises:
+        ValueError: if one path leads through another's field.
+    """
+    paths = {name: getattr(fields, name) for name in _CONTENT_TYPES}
+    decode_struct = msgspec.json.Decoder(_struct_of(paths)).decode
+    pick = attrgetter(*(paths[name] for name in _CONTENT_TYPES))
+
+    def decode(value: bytes) -> ContentEvent | Reason:
+        if nested_too_deep(value, max_depth) or not _is_utf8(value):
+            return Reason.UNDECODABLE
+        try:
+            id_, subject, kind, visibility, created_at = pick(decode_struct(value))
+        except msgspec.MsgspecError:
+            return _decode_field_by_field(value, paths)
+        return ContentEvent(id_, subject, kind, visibility, epoch_ms(created_at))
+
+    return decode
+
+
+def epoch_ms(moment: datetime | int) -> int:
+    """Epoch milliseconds of a zoned time, rounded down; an integer is epoch milliseconds."""
+    if isinstance(moment, int):
+        return moment
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def _is_utf8(value: bytes) -> bool:
+    # The typed decoder skips the strings that it does not need without looking at their bytes.
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _struct_of(paths: dict[str, str]) -> Any:
+    """A typed structure with just the fields at the paths, nested as the dots say."""
+    tree: dict[str, Any] = {}
+    for name, path in paths.items():
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                _refuse_path(path)
+        if leaf in node:
+            _refuse_path(path)
+        node[leaf] = _CONTENT_TYPES[name]
+    return _define(tree)
+
+
+def _refuse_path(path: str) -> NoReturn:
+    raise ValueError(f"content.fields: the path {path!r} meets another field's path")
+
+
+def _define(tree: dict[str, Any]) -> Any:
+    fields = [
+        (name, _define(kind) if isinstance(kind, dict) else kind) for name, kind in tree.items()
+    ]
+    return msgspec.defstruct("Content", fields)
+
+
+def _decode_field_by_field(value: bytes, paths: dict[str, str]) -> ContentEvent | Reason:
+    """What the typed decoder refused, read again: the last of repeated keys counts."""
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return Reason.UNDECODABLE
+    try:
+        id_, subject, kind, visibility, created_at = (
+            msgspec.json.decode(_raw_at(value, paths[name]), type=kind)
+            for name, kind in _CONTENT_TYPES.items()
+        )
+    except (msgspec.MsgspecError, KeyError):
+        return Reason.MISSING_FIELD
+    return ContentEvent(id_, subject, kind, visibility, epoch_ms(created_at))
+
+
+def _raw_at(value: bytes, path: str) -> bytes:
+    raw = msgspec.Raw(value)
+    for name in path.split("."):
+        raw = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[name]
+    return bytes(raw)
+
+
+class _Unreadable(Exception):
+    """Why a consent record cannot be trusted; a word for logs and metrics, never a payload."""
+
+
+def consent_decoder(fields: ConsentFields, purpose: str, max_depth: int) -> ConsentDecoder:
+    """A decoder of consent records that keeps only what `purpose` needs."""
+
+    def decode(key: bytes | None, value: bytes | None) -> tuple[ConsentState | None, str | None]:
+        if value is None:
+            return None, None
+        try:
+            return _read_consent(key, _strict_json(value, max_depth), fields, purpose), None
+        except _Unreadable as problem:
+            return UNREADABLE, str(problem)
+
+    return decode
+
+
+def _strict_json(value: bytes, max_depth: int) -> Any:
+    if nested_too_deep(value, max_depth):
+        raise _Unreadable("nested-too-deep")
+    try:
+        return json.loads(
+            value.decode(), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant
+        )
+    except ValueError:
+        raise _Unreadable("not-json") from None
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise _Unreadable("duplicate-key")
+    return unique
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Unreadable("not-json")
+
+
+def _read_consent(
+    key: bytes | None, document: Any, fields: ConsentFields, purpose: str
+) -> ConsentState:
+    subject = _at(document, fields.subject)
+    if not isinstance(subject, str) or not subject:
+        raise _Unreadable("no-subject")
+    if key != subject.encode(errors="surrogatepass"):
+        raise _Unreadable("key-is-not-subject")
+    return consent_state(
+        _read_jurisdiction(_at(document, fields.jurisdiction)),
+        _read_adult(_at(document, fields.adult)),
+        _read_choice(_at(document, fields.choices, {}), purpose),
+    )
+
+
+def _at(document: Any, path: str, default: Any = None) -> Any:
+    for name in path.split("."):
+        if not isinstance(document, dict):
+            raise _Unreadable("wrong-type")
+        if name not in document:
+            return default
+        document = document[name]
+    return document
+
+
+def _read_jurisdiction(jurisdiction: Any) -> str | None:
+    if jurisdiction is not None and not isinstance(jurisdiction, str):
+        raise _Unreadable("wrong-type")
+    return jurisdiction if jurisdiction in COUNTRIES else None
+
+
+def _read_adult(adult: Any) -> bool | None:
+    if adult is not None and not isinstance(adult, bool):
+        raise _Unreadable("wrong-type")
+    return adult
+
+
+def _read_choice(choices: Any, purpose: str) -> Choice | None:
+    """The choice for the purpose; every choice must be readable, whatever it is for."""
+    if not isinstance(choices, dict):
+        raise _Unreadable("wrong-type")
+    read: dict[str, Choice] = {}
+    for name, entry in choices.items():
+        if not isinstance(entry, dict):
+            raise _Unreadable("wrong-type")
+        choice = entry.get("choice")
+        if choice not in _CHOICES:
+            raise _Unreadable("unknown-choice")
+        read[name] = Choice(choice)
+    return read.get(purpose)

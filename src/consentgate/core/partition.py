@@ -1,0 +1,334 @@
+"""The life of one input partition: fence, bootstrap, ready, commit, recycle, revoke.
+
+A `Partition` performs no I/O. Its `life` is a generator that yields one step at a time, is sent
+the step's reply, and has `StepFailed` or `Revoked` thrown into it. Whoever drives it - the
+service against Kafka, a simulation against a fake - decides nothing.
+"""
+
+import enum
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from consentgate.core.gate import Batch, BatchOutcome, Gate
+
+T = TypeVar("T")
+
+IDLE_MS = 400
+"""How long a fetch waits for content before an advanced frontier is committed by itself."""
+
+BATCH_RECORDS_MAX = 16_384
+BATCH_OFFSETS_MAX = 1_000_000
+"""How many offsets one ledger entry may account for; what lies beyond is left to the next."""
+
+BACKOFF_MS_MIN, BACKOFF_MS_MAX = 100, 5_000
+
+
+class Phase(enum.StrEnum):
+    """Where in its life a partition is; a partition that is not `READY` forwards nothing."""
+
+    FENCING = "fencing"
+    BOOTSTRAPPING = "bootstrapping"
+    READY = "ready"
+    STALLED = "stalled"
+    RECYCLING = "recycling"
+    REVOKED = "revoked"
+
+
+class StepFailed(Exception):
+    """A step did not succeed; its effect is unknown. The message holds no payload."""
+
+    def __init__(self, why: str, *, timed_out: bool = False) -> None:
+        super().__init__(why)
+        self.timed_out = timed_out
+
+
+class Revoked(Exception):
+    """The partition is no longer this worker's, or the worker stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One reading of both clocks, in milliseconds."""
+
+    unix_ms: int
+    monotonic_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the partition's last committed transaction left it."""
+
+    next_offset: int
+    previous: str  # hash of the last ledger entry
+    frontier: Mapping[int, int] | None  # the last committed one; None at the group's first start
+
+
+class Step(Generic[T]):
+    """Something that the partition asks for; `T` is the type of the reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence(Step[None]):
+    """Start the partition's transactional producer: it fences and settles what went before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPosition(Step[Position]):
+    """Read the committed offset and what was committed with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seek(Step[None]):
+    """Fetch from this offset on."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Step[Batch]):
+    """Fetch content from `first` on; an empty batch where none came in time."""
+
+    first: int
+    records_max: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHighWatermarks(Step[Mapping[int, int]]):
+    """Read the high watermark of each consent partition that the table covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitFrontier(Step[bool]):
+    """Wait until the table covers these offsets; False where the time ran out."""
+
+    high_watermarks: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadClock(Step[Moment]):
+    """Read the clocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Step[None]):
+    """Begin a transaction, write every record of the outcome, and await each acknowledgement."""
+
+    outcome: BatchOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class SendOffset(Step[None]):
+    """Add the source offset, and what is to be known after a restart, to the transaction."""
+
+    outcome: BatchOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Step[None]):
+    """Commit the transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Step[None]):
+    """Abort the transaction; after the reply the producer may go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Step[None]):
+    """Drop the producer, whatever state it is in. Never fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Step[None]):
+    """Let some time pass."""
+
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A transaction was committed."""
+
+    outcome: BatchOutcome
+    fetched: Moment
+    fresh: Moment
+    judged: Moment
+    sent: Moment
+    committed: Moment
+    exposure_ms: int  # from reading the high watermark to sending EndTxn
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """A transaction was aborted on purpose, to be done again with fewer records."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The partition waits, without deciding anything, for something to get well."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recycled:
+    """The producer was dropped after a failure; a new one will settle what is left."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The partition was taken over and goes on from this offset."""
+
+    position: Position
+
+
+Event = Committed | Aborted | Stalled | Recycled | Ready
+Steps = Generator[Step[Any], Any, T]
+
+
+def ask(step: Step[T]) -> Steps[T]:
+    """Yield the step; its reply is the value."""
+    return cast("T", (yield step))
+
+
+class Partition:
+    """One input partition under this worker's care."""
+
+    def __init__(self, gate: Gate, report: Callable[[Event], None], max_exposure_ms: int) -> None:
+        self.gate = gate
+        self.phase = Phase.FENCING
+        self.stalled_because: str | None = None
+        self.next_offset = 0
+        self._report = report
+        self._max_exposure_ms = max_exposure_ms
+        self._stopping = False
+        self._previous = ""
+        self._committed_frontier: Mapping[int, int] | None = None
+        self._records_max = BATCH_RECORDS_MAX
+        self._backoff_ms = BACKOFF_MS_MIN
+        self._just_taken_over = True
+
+    def stop(self) -> None:
+        """Ask for an end after the transaction in hand."""
+        self._stopping = True
+
+    def life(self) -> Steps[None]:
+        """The whole life, to be driven step by step."""
+        try:
+            while not self._stopping:
+                try:
+                    yield from self._take_over()
+                    while not self._stopping:
+                        yield from self._turn()
+                except StepFailed as failure:
+                    yield from self._recycle(failure)
+        except Revoked:
+            pass
+        self.phase = Phase.REVOKED
+        yield from ask(Retire())
+
+    def _take_over(self) -> Steps[None]:
+        # The order matters: only after the fence can no earlier transaction of this partition
+        # change the position any more, and only then is the position read.
+        self.phase = Phase.FENCING
+        yield from ask(Fence())
+        position = yield from ask(ReadPosition())
+        self.next_offset = position.next_offset
+        self._previous = position.previous
+        self._committed_frontier = position.frontier
+        self.phase = Phase.BOOTSTRAPPING
+        yield from self._freshen()
+        yield from ask(Seek(position.next_offset))
+        self.phase = Phase.READY
+        self._just_taken_over = True
+        self._report(Ready(position))
+
+    def _turn(self) -> Steps[None]:
+        batch = yield from self._fetch()
+        fetched = yield from ask(ReadClock())
+        read_at = yield from self._freshen()
+        fresh = yield from ask(ReadClock())
+        # From the reply to the end of the judgement nothing else runs: the frontier that is
+        # recorded is the one that every decision of the batch saw.
+        outcome = self.gate.judge(batch, self._previous, fresh.unix_ms)
+        if batch.next_offset == batch.first and outcome.frontier == self._committed_frontier:
+            return
+        judged = yield from ask(ReadClock())
+        yield from ask(Send(outcome))
+        yield from ask(SendOffset(outcome))
+        sent = yield from ask(ReadClock())
+        exposure_ms = sent.monotonic_ms - read_at.monotonic_ms
+        if exposure_ms > self._max_exposure_ms:
+            yield from self._redo_smaller(outcome, exposure_ms)
+            return
+        yield from ask(Commit())
+        committed = yield from ask(ReadClock())
+        self._settle(outcome)
+        self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
+
+    def _fetch(self) -> Steps[Batch]:
+        wait_ms = 0 if self._just_taken_over else IDLE_MS
+        batch = yield from ask(Fetch(self.next_offset, self._records_max, wait_ms))
+        self._just_taken_over = False
+        if batch.next_offset - batch.first <= BATCH_OFFSETS_MAX:
+            return batch
+        batch = batch.before(batch.first + BATCH_OFFSETS_MAX)
+        yield from ask(Seek(batch.next_offset))
+        return batch
+
+    def _freshen(self) -> Steps[Moment]:
+        """Wait until the table covers the high watermarks read now; the moment before the read."""
+        while True:
+            read_at = yield from ask(ReadClock())
+            high_watermarks = yield from ask(ReadHighWatermarks())
+            if (yield from ask(AwaitFrontier(high_watermarks))):
+                if self.phase is Phase.STALLED:
+                    self._resume()
+                return read_at
+            if self.phase is not Phase.BOOTSTRAPPING:
+                self._stall("the consent view does not catch up with the consent topic")
+
+    def _redo_smaller(self, outcome: BatchOutcome, exposure_ms: int) -> Steps[None]:
+        yield from ask(Abort())
+        why = f"{exposure_ms} ms from reading the high watermark to the commit"
+        self._report(Aborted(why))
+        if self._records_max == 1:
+            self._stall(why)
+        self._halve(len(outcome.batch.records))
+        yield from ask(Seek(outcome.batch.first))
+
+    def _recycle(self, failure: StepFailed) -> Steps[None]:
+        self.phase = Phase.RECYCLING
+        self.stalled_because = str(failure)
+        self._report(Recycled(str(failure)))
+        if failure.timed_out:
+            self._halve(self._records_max)
+        yield from ask(Retire())
+        yield from ask(Pause(self._backoff_ms))
+        self._backoff_ms = min(2 * self._backoff_ms, BACKOFF_MS_MAX)
+
+    def _settle(self, outcome: BatchOutcome) -> None:
+        self.next_offset = outcome.batch.next_offset
+        self._previous = outcome.entry.hash
+        self._committed_frontier = outcome.frontier
+        self._records_max = min(2 * self._records_max, BATCH_RECORDS_MAX)
+        self._backoff_ms = BACKOFF_MS_MIN
+        self._resume()
+
+    def _halve(self, records: int) -> None:
+        self._records_max = max(1, min(records, self._records_max) // 2)
+
+    def _stall(self, why: str) -> None:
+        self.phase = Phase.STALLED
+        self.stalled_because = why
+        self._report(Stalled(why))
+
+    def _resume(self) -> None:
+        self.phase = Phase.READY
+        self.stalled_because = None

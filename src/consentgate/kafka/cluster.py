@@ -1,0 +1,158 @@
+"""What the service asks of the cluster itself: topics, their settings, the group's bookmarks."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from consentgate.core.ledger import Bookmark
+from consentgate.errors import BrokerUnavailable, ConfigError
+from consentgate.kafka.settings import KafkaSettings
+
+Scope = Literal["partition", "global"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """A topic as it should be."""
+
+    name: str
+    partitions: int
+    configs: Mapping[str, str] = field(default_factory=dict)
+
+
+class Cluster:
+    """An administrative connection."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._admin = AIOKafkaAdminClient(**settings.client)
+
+    async def start(self, timeout_seconds: float) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnavailable: if no broker answers within the time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                await self._admin.start()
+                return
+            except (KafkaError, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"no broker answered at {self._settings.bootstrap_servers} within "
+                        f"{timeout_seconds:.0f} s ({type(error).__name__}); is Kafka running, and "
+                        "is kafka.bootstrap.servers right?"
+                    ) from None
+            await asyncio.sleep(0.5)
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._admin.close()
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Number of partitions of those topics that exist."""
+        described = await self._admin.describe_topics(list(topics))
+        return {
+            topic["topic"]: len(topic["partitions"])
+            for topic in described
+            if not topic["error_code"]
+        }
+
+    async def topic_configs(self, topics: Iterable[str]) -> dict[str, dict[str, str | None]]:
+        """Every setting of the topics.
+
+        Raises:
+            ConfigError: if the cluster does not let this user read them.
+        """
+        asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        configs: dict[str, dict[str, str | None]] = {}
+        for response in await self._admin.describe_configs(asked):
+            for error_code, _, _, topic, entries in response.resources:
+                if error_code:
+                    raise ConfigError(
+                        f"the settings of topic {topic} cannot be read "
+                        f"({for_code(error_code).__name__}); grant DescribeConfigs on it"
+                    )
+                configs[topic] = {entry[0]: entry[1] for entry in entries}
+        return configs
+
+    async def create(self, plan: TopicPlan, replication_factor: int) -> bool:
+        """Create the topic; False where it was there already.
+
+        Raises:
+            ConfigError: if the cluster refuses.
+        """
+        topic = NewTopic(
+            plan.name, plan.partitions, replication_factor, topic_configs=dict(plan.configs)
+        )
+        response = await self._admin.create_topics([topic])
+        for name, error_code, *message in response.topic_errors:
+            error = for_code(error_code)
+            if error is TopicAlreadyExistsError:
+                return False
+            if error_code:
+                detail = next((text for text in message if text), error.__name__)
+                raise ConfigError(f"the topic {name} could not be created: {detail}")
+        return True
+
+    async def bookmarks(
+        self, group: str, topic: str, partitions: Iterable[int]
+    ) -> dict[int, tuple[int, Bookmark | None]]:
+        """Committed offset and bookmark of each of the partitions that has an offset.
+
+        Raises:
+            KafkaError: if the coordinator did not answer for every partition.
+        """
+        asked = [TopicPartition(topic, partition) for partition in partitions]
+        answers = await self._admin.list_consumer_group_offsets(group, partitions=asked)
+        if set(answers) != set(asked):
+            # On an error the coordinator leaves partitions out, which must not look like a group
+            # that has never committed.
+            raise KafkaError("the group coordinator gave no answer on the committed offsets")
+        return {
+            tp.partition: (answer.offset, Bookmark.decode(answer.metadata))
+            for tp, answer in answers.items()
+            if answer.offset >= 0
+        }
+
+
+def settle_scope(
+    configured: Literal["auto", "partition", "global"],
+    key_is_subject: bool,
+    counts: list[int],
+    bookmarks: Iterable[Bookmark],
+) -> Scope:
+    """The scope in which content is judged; `counts`: partitions of content and of consent.
+
+    Raises:
+        ConfigError: if it does not fit the topics, or is not what the group started with.
+    """
+    content, consent = counts
+    matching = content == consent and key_is_subject
+    scope: Scope = "partition" if matching else "global"
+    if configured == "global":
+        scope = "global"
+    if configured == "partition" and not matching:
+        raise ConfigError(
+            f"consent.scope: partition needs as many content partitions as consent partitions, "
+            f"but there are {content} and {consent}"
+        )
+    for bookmark in bookmarks:
+        settled_scope, settled_counts = bookmark.scope, bookmark.partitions
+        if settled_counts != counts or (configured != "auto" and settled_scope != scope):
+            raise ConfigError(
+                f"the group was started with {settled_scope} scope over {settled_counts[0]} "
+                f"content and {settled_counts[1]} consent partitions; now it would be {scope} "
+                f"scope over {content} and {consent}. Start a new group, or restore the topics."
+            )
+        return "partition" if settled_scope == "partition" else "global"
+    return scope

@@ -1,0 +1,246 @@
+"""The consent topic followed into tables, and the barrier that tells when a table is fresh."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from consentgate.core.consent import ConsentTable, Holding
+from consentgate.core.decode import ConsentDecoder
+from consentgate.core.model import UNREADABLE, ConsentState
+from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 50
+"""How long one poll waits. A position that moves over markers alone is seen after that."""
+
+RECORDS_MAX = 4_096
+"""How many records are applied before the event loop gets its turn."""
+
+GRACE_SECONDS = 60.0
+"""How long a partition that nobody needs is followed on, so that a rebalance finds it ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentChange:
+    """A consent record that changed what is held of somebody."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    before: Holding | None
+    after: Holding | None
+
+
+class ConsentTopicWentBack(Exception):
+    """The consent topic ends before what was read of it: it was truncated or made anew."""
+
+
+class ConsentView:
+    """Follows consent partitions, each into the table that its content is judged against.
+
+    One task, `run`, reads; everybody else looks at the tables and waits for their frontier.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        decode: ConsentDecoder,
+        on_unreadable: Callable[[str], None],
+    ) -> None:
+        self._topic = topic
+        self._decode = decode
+        self._on_unreadable = on_unreadable
+        common = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "none"}
+        self._reader = AIOKafkaConsumer(
+            isolation_level="read_committed", **common, **settings.client, **settings.consumer
+        )
+        # The end offset that such a consumer reads is the high watermark. It has a connection of
+        # its own, because a request behind a long-polling fetch waits until the fetch is answered.
+        self._watermarks = AIOKafkaConsumer(
+            isolation_level="read_uncommitted", **common, **settings.client
+        )
+        self._tables: dict[int, ConsentTable] = {}
+        self._following: set[int] = set()
+        self._unneeded_since: dict[int, float] = {}
+        self._waiters: list[tuple[ConsentTable, Mapping[int, int], asyncio.Future[None]]] = []
+        self._to_reset: list[ConsentTable] = []
+        self._listeners: dict[int, list[Callable[[ConsentChange], None]]] = {}
+
+    async def start(self) -> None:
+        """Connect."""
+        await self._reader.start()
+        await self._watermarks.start()
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._reader.stop()
+        await self._watermarks.stop()
+
+    def follow(self, partitions: Iterable[int]) -> ConsentTable:
+        """The table of just these partitions; it is kept up to date from now on."""
+        wanted = sorted(partitions)
+        table = self._tables.get(wanted[0]) or ConsentTable(wanted)
+        assert sorted(table.frontier) == wanted, "a consent partition belongs to one table"
+        for partition in wanted:
+            self._tables[partition] = table
+            self._unneeded_since.pop(partition, None)
+        return table
+
+    def release(self, table: ConsentTable) -> None:
+        """Nobody needs the table now; it is dropped after a while."""
+        for partition in table.frontier:
+            self._unneeded_since[partition] = time.monotonic()
+
+    def listen(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
+        """Call `listener` for each later change of what the table holds."""
+        self.unlisten(table, listener)
+        for partition in table.frontier:
+            self._listeners.setdefault(partition, []).append(listener)
+
+    def unlisten(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
+        """Undo `listen`."""
+        for partition in table.frontier:
+            with contextlib.suppress(ValueError):
+                self._listeners.get(partition, []).remove(listener)
+
+    def subjects(self) -> int:
+        """Number of subjects in all tables."""
+        return sum(len(table) for table in {id(t): t for t in self._tables.values()}.values())
+
+    async def high_watermarks(self, table: ConsentTable) -> dict[int, int]:
+        """The offsets after the last appended records of the table's partitions, as of now.
+
+        Raises:
+            ConsentTopicWentBack: if one lies below what was applied; the table is thrown away.
+        """
+        ends = await self._watermarks.end_offsets([self._at(p) for p in table.frontier])
+        high = {tp.partition: offset for tp, offset in ends.items()}
+        if any(high[p] < frontier for p, frontier in table.frontier.items()):
+            self._to_reset.append(table)
+            raise ConsentTopicWentBack(
+                f"the consent topic {self._topic} ends before what was read of it"
+            )
+        return high
+
+    async def await_frontier(self, table: ConsentTable, high: Mapping[int, int]) -> None:
+        """Return as soon as the table covers the offsets."""
+        if not table.covers(high):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter = (table, high, future)
+            self._waiters.append(waiter)
+            try:
+                await future
+            finally:
+                self._waiters.remove(waiter)
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        while True:
+            try:
+                await self._follow_once()
+            except Exception as error:
+                # Whatever failed, what was fetched and not applied is fetched again.
+                log.warning("following the consent topic failed: %s", type(error).__name__)
+                await asyncio.sleep(0.1)
+                self._following = set()
+
+    async def _follow_once(self) -> None:
+        self._drop_unneeded()
+        self._reset_tables()
+        if set(self._tables) != self._following:
+            await self._assign()
+        if not self._following:
+            await asyncio.sleep(POLL_MS / 1000)
+            return
+        try:
+            fetched = await self._reader.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+        except UNREADABLE_ERRORS:
+            fetched = await self._read_around()
+        for tp, records in fetched.items():
+            self._apply(tp.partition, records)
+        await self._advance()
+
+    async def _assign(self) -> None:
+        partitions = [self._at(p) for p in self._tables]
+        self._reader.assign(partitions)
+        starts = await self._watermarks.beginning_offsets(partitions)
+        for tp in partitions:
+            table = self._tables[tp.partition]
+            if table.frontier[tp.partition] < starts[tp]:
+                table.advance(tp.partition, starts[tp])
+            self._reader.seek(tp, table.frontier[tp.partition])
+        self._following = {tp.partition for tp in partitions}
+
+    def _apply(self, partition: int, records: Iterable[Any]) -> None:
+        table = self._tables[partition]
+        holdings = table.holdings
+        listeners = self._listeners.get(partition, ())
+        for record in records:
+            state, problem = self._read(record)
+            if problem is not None:
+                self._on_unreadable(problem)
+            if record.key is None:
+                continue
+            before = holdings.get(record.key)
+            table.apply(partition, record.key, state)
+            after = holdings.get(record.key)
+            if after is not before:
+                for listener in listeners:
+                    listener(
+                        ConsentChange(partition, record.offset, record.timestamp, before, after)
+                    )
+
+    def _read(self, record: Any) -> tuple[ConsentState | None, str | None]:
+        if isinstance(record, UnreadableRecord):
+            return UNREADABLE, "headers"
+        return self._decode(record.key, record.value)
+
+    async def _advance(self) -> None:
+        for partition in self._following:
+            self._tables[partition].advance(
+                partition, await self._reader.position(self._at(partition))
+            )
+        for table, high, future in self._waiters:
+            if table.covers(high) and not future.done():
+                future.set_result(None)
+
+    async def _read_around(self) -> dict[TopicPartition, list[Any]]:
+        """What the partitions hold from their frontiers on, read leniently.
+
+        A poll that fails may have taken records of other partitions with it, so that all of them
+        are read again.
+        """
+        fetched = {}
+        for partition in self._following:
+            tp = self._at(partition)
+            frontier = self._tables[partition].frontier[partition]
+            fetched[tp], next_offset = await read_around(self._reader, tp, frontier)
+            self._reader.seek(tp, next_offset)
+        return fetched
+
+    def _reset_tables(self) -> None:
+        # Only here, in the task that applies records, so that nothing fetched before the reset is
+        # applied after it.
+        for table in self._to_reset:
+            table.reset()
+            self._following -= set(table.frontier)
+        self._to_reset.clear()
+
+    def _drop_unneeded(self) -> None:
+        now = time.monotonic()
+        for partition, since in list(self._unneeded_since.items()):
+            if now - since > GRACE_SECONDS:
+                del self._unneeded_since[partition]
+                del self._tables[partition]
+
+    def _at(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)

@@ -1,0 +1,117 @@
+"""The content topic: the group's consumer, one batch of one partition at a time."""
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from consentgate.core.gate import Batch
+from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
+
+REBALANCE_TIMEOUT_MS = 60_000
+"""How long the group waits for a member to give its partitions up; well beyond a transaction."""
+
+PartitionsListener = Callable[[Collection[int]], Awaitable[None]]
+
+
+class ContentSource:
+    """A member of the consumer group on the content topic; it never commits offsets itself."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str,
+        topic: str,
+        on_assigned: PartitionsListener,
+        on_revoked: PartitionsListener,
+    ) -> None:
+        self._topic = topic
+        self._consumer = AIOKafkaConsumer(
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            **settings.client,
+            **settings.consumer,
+            **settings.group,
+        )
+        self._listener = _Listener(self._consumer, on_assigned, on_revoked)
+
+    async def start(self) -> None:
+        """Connect and join the group."""
+        await self._consumer.start()
+        self._consumer.subscribe([self._topic], listener=self._listener)
+
+    async def stop(self) -> None:
+        """Leave the group and disconnect."""
+        await self._consumer.stop()
+
+    async def committed(self, partition: int) -> int | None:
+        """The group's committed offset; None where there is none."""
+        offset: int | None = await self._consumer.committed(self._at(partition))
+        return offset
+
+    async def range(self, partition: int) -> tuple[int, int]:
+        """The first offset that the log still holds, and the last stable offset."""
+        tp = self._at(partition)
+        starts = await self._consumer.beginning_offsets([tp])
+        ends = await self._consumer.end_offsets([tp])
+        return starts[tp], ends[tp]
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Fetch the partition from this offset on."""
+        tp = self._at(partition)
+        self._consumer.seek(tp, offset)
+        self._consumer.resume(tp)
+
+    async def fetch(self, partition: int, first: int, records_max: int, wait_ms: int) -> Batch:
+        """What comes from `first` on; an empty batch where nothing came within `wait_ms`.
+
+        Raises:
+            KafkaError: if the partition cannot be fetched, or is no longer this member's.
+        """
+        tp = self._at(partition)
+        try:
+            fetched = await self._consumer.getmany(tp, timeout_ms=wait_ms, max_records=records_max)
+        except UNREADABLE_ERRORS:
+            records, next_offset = await read_around(self._consumer, tp, first)
+            self._consumer.seek(tp, next_offset)
+            readable = [r for r in records if not isinstance(r, UnreadableRecord)]
+            unreadable = [r.offset for r in records if isinstance(r, UnreadableRecord)]
+            return Batch(first, next_offset, readable, unreadable)
+        next_offset = await self._consumer.position(tp)
+        return Batch(first, next_offset, fetched.get(tp, ()))
+
+    def high_watermark(self, partition: int) -> int | None:
+        """The high watermark as of the last fetch; None before the first one."""
+        tp = self._at(partition)
+        if tp not in self._consumer.assignment():
+            return None
+        high: int | None = self._consumer.highwater(tp)
+        return high
+
+    def _at(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka only logs what a listener raises; so the callbacks must look after themselves."""
+
+    def __init__(
+        self, consumer: AIOKafkaConsumer, assigned: PartitionsListener, revoked: PartitionsListener
+    ) -> None:
+        self._consumer = consumer
+        self._assigned = assigned
+        self._revoked = revoked
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        # Nothing may be handed out before the partition's producer has fenced its predecessor.
+        self._consumer.pause(*assigned)
+        await self._assigned({tp.partition for tp in assigned})
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        await self._revoked({tp.partition for tp in revoked})

@@ -1,0 +1,76 @@
+"""What the topics must be like, checked at the start and created by `consentgate topics create`."""
+
+from collections.abc import Mapping
+
+from consentgate.config import Config, Topics
+from consentgate.kafka.cluster import TopicPlan
+
+ENVELOPE_BYTES = 148_588
+"""Room beside a value for its key, its headers and ours: with the default limits 1,048,588."""
+
+_FOR_EVER = "-1"
+_NO_BOUND = str(2**63 - 1)
+_LEDGER = {"cleanup.policy": "delete", "retention.ms": _FOR_EVER, "retention.bytes": _FOR_EVER}
+
+ConfigsOfTopic = Mapping[str, str | None]
+
+
+def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
+    """The topics as `topics create` makes them."""
+    topics = config.topics
+    room = {"max.message.bytes": str(config.limits.max_value_bytes + ENVELOPE_BYTES)}
+    future = {"message.timestamp.after.max.ms": str(config.limits.max_future_ms)}
+    return [
+        TopicPlan(topics.content, partitions),
+        TopicPlan(topics.consent, partitions, _required(topics)[topics.consent]),
+        TopicPlan(topics.training, partitions, {**room, **future}),
+        TopicPlan(topics.decisions, 1, _required(topics)[topics.decisions]),
+        TopicPlan(topics.quarantine, partitions, room),
+        TopicPlan(topics.retractions, partitions, _required(topics)[topics.retractions]),
+    ]
+
+
+def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> list[str]:
+    """What is wrong with the settings of the topics; each names topic, setting and remedy."""
+    problems = [
+        f"topic {topic}: {name} is {configs[topic].get(name)}, but must be {needed}: {_WHY[name]}"
+        for topic, needs in _required(config.topics).items()
+        for name, needed in needs.items()
+        if configs[topic].get(name) != needed
+    ]
+    least = {"max.message.bytes": config.limits.max_value_bytes + ENVELOPE_BYTES}
+    training = {
+        **least,
+        "message.timestamp.after.max.ms": config.limits.max_future_ms,
+        "message.timestamp.before.max.ms": int(_NO_BOUND),
+    }
+    for topic, bounds in ((config.topics.training, training), (config.topics.quarantine, least)):
+        for name, bound in bounds.items():
+            value = configs[topic].get(name)
+            if value is not None and int(value) < bound:
+                problems.append(
+                    f"topic {topic}: {name} is {value}, but must be at least {bound}: the broker "
+                    "would refuse records that the limits allow"
+                )
+    return problems
+
+
+def _required(topics: Topics) -> dict[str, dict[str, str]]:
+    return {
+        topics.consent: {"cleanup.policy": "compact", "unclean.leader.election.enable": "false"},
+        topics.training: {"message.timestamp.type": "CreateTime"},
+        topics.decisions: {**_LEDGER, "message.timestamp.type": "LogAppendTime"},
+        topics.retractions: _LEDGER,
+    }
+
+
+_WHY = {
+    "cleanup.policy": "consent is kept for ever, by key; what was decided is kept for ever, whole",
+    "unclean.leader.election.enable": "an unclean leader could forget a withdrawal",
+    "retention.ms": "what was decided must stay provable",
+    "retention.bytes": "what was decided must stay provable",
+    "message.timestamp.type": (
+        "training records keep their times, and the ledger's are the broker's, so that a wrong "
+        "clock is noticed"
+    ),
+}

@@ -1,0 +1,156 @@
+"""One input partition's transactional producer, for one life: after any doubt a new one."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+
+from consentgate.core.gate import BatchOutcome, Output
+from consentgate.core.ledger import Bookmark, LedgerEntry
+from consentgate.core.partition import StepFailed
+from consentgate.kafka.clock import read_clock
+from consentgate.kafka.settings import KafkaSettings
+
+BATCH_BYTES = 512 << 10
+"""Size of a produced record batch; a record that is larger travels alone."""
+
+REQUEST_BYTES_MAX = 8 << 20
+
+CLOCK_SKEW_MS_MAX = 1_000
+
+RETIRE_SECONDS_MAX = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPartitions:
+    """Where the outputs of one input partition go: topic and partition of each."""
+
+    training: TopicPartition
+    decisions: TopicPartition
+    quarantine: TopicPartition
+
+
+class TransactionalSink:
+    """Writes one input partition's outcomes, each in a transaction with its source offset."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str,
+        source: TopicPartition,
+        outputs: OutputPartitions,
+    ) -> None:
+        self._group = group
+        self._source = source
+        self._outputs = outputs
+        self._ledger_offset = -1
+        self._producer = AIOKafkaProducer(
+            transactional_id=f"{group}-{source.topic}-{source.partition}",
+            max_batch_size=BATCH_BYTES,
+            max_request_size=REQUEST_BYTES_MAX,
+            **settings.client,
+            **settings.producer,
+        )
+
+    async def start(self) -> None:
+        """Fence whoever wrote for this partition before, and settle what they left open."""
+        await self._producer.start()
+
+    async def send(self, outcome: BatchOutcome) -> None:
+        """Begin a transaction and write the outcome; every record is acknowledged on return.
+
+        Raises:
+            StepFailed: if this machine's clock and the broker's disagree.
+        """
+        await self._producer.begin_transaction()
+        sent_ms = read_clock().unix_ms
+        entry, *_ = await _all(
+            self._send(self._outputs.decisions, [_output(outcome.entry)]),
+            self._send(self._outputs.training, outcome.training),
+            self._send(self._outputs.quarantine, outcome.quarantine),
+        )
+        self._ledger_offset = entry[0].offset
+        _check_clock(sent_ms, entry[0].timestamp)
+
+    async def send_offset(self, outcome: BatchOutcome, scope: str, partitions: list[int]) -> None:
+        """Put the next source offset, and a bookmark for a successor, into the transaction."""
+        bookmark = Bookmark(
+            ledger_partition=self._outputs.decisions.partition,
+            ledger_offset=self._ledger_offset,
+            hash=outcome.entry.hash,
+            scope=scope,
+            partitions=partitions,
+        )
+        offset = OffsetAndMetadata(outcome.batch.next_offset, bookmark.encode())
+        await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
+
+    async def commit(self) -> None:
+        """Commit; when this raises or is cancelled, the transaction's end is not known."""
+        await self._producer.commit_transaction()
+
+    async def abort(self) -> None:
+        """Abort; when this raises, the producer must not be used again."""
+        await self._producer.abort_transaction()
+
+    async def retire(self) -> None:
+        """Drop the producer, bounded in time; an open transaction is left to the next fence."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(RETIRE_SECONDS_MAX):
+                await self._producer.stop()
+                return
+        sender = self._producer._sender.sender_task
+        if sender is not None:
+            sender.cancel()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(RETIRE_SECONDS_MAX):
+                await self._producer.client.close()
+
+    async def _send(self, to: TopicPartition, outputs: Sequence[Output]) -> list[Any]:
+        acknowledgements = [
+            await self._producer.send_batch(batch, to.topic, partition=to.partition)
+            for batch in self._batches(outputs)
+        ]
+        # A send that failed and that nobody awaited would not keep the commit from succeeding.
+        return await _all(*acknowledgements)
+
+    def _batches(self, outputs: Iterable[Output]) -> Iterator[Any]:
+        batch = None
+        for timestamp_ms, key, value, headers in outputs:
+            if batch is None:
+                batch = self._producer.create_batch()
+            record = {"timestamp": timestamp_ms, "key": key, "value": value, "headers": headers}
+            if batch.append(**record) is None:
+                yield batch
+                batch = self._producer.create_batch()
+                batch.append(**record)
+        if batch is not None:
+            yield batch
+
+
+async def _all(*awaitables: Any) -> list[Any]:
+    """The results of all, after all have ended; the first failure is raised."""
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _output(entry: LedgerEntry) -> Output:
+    return Output(read_clock().unix_ms, entry.key, entry.value, ())
+
+
+def _check_clock(sent_ms: int, appended_ms: int) -> None:
+    """Compare with the broker's clock, which has just stamped the ledger entry."""
+    acknowledged_ms = read_clock().unix_ms
+    if appended_ms < 0:
+        return
+    early = sent_ms - CLOCK_SKEW_MS_MAX - appended_ms
+    late = appended_ms - CLOCK_SKEW_MS_MAX - acknowledged_ms
+    if early > 0 or late > 0:
+        skew_ms = max(early, late) + CLOCK_SKEW_MS_MAX
+        raise StepFailed(f"this machine's clock and the broker's differ by {skew_ms} ms")
