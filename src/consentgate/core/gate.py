@@ -27,7 +27,7 @@ from consentgate.core.model import (
 )
 from consentgate.core.policy import Policy, RulesInForce
 
-Headers = Sequence[tuple[str, bytes | None]]
+Headers = list[tuple[str, bytes | None]]
 
 SOURCE_HEADER = "consentgate.source"
 CONSENT_HEADER = "consentgate.consent"

@@ -10,10 +10,16 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import BrokerUnavailable, ConfigError
 from consentgate.kafka.settings import KafkaSettings
+
+REPLICATION_FACTOR = 3
+
+COORDINATOR_SECONDS_MAX = 10.0
+"""How long an answer of the group's coordinator is awaited."""
 
 Scope = Literal["partition", "global"]
 
@@ -85,12 +91,17 @@ class Cluster:
                 configs[topic] = {entry[0]: entry[1] for entry in entries}
         return configs
 
-    async def create(self, plan: TopicPlan, replication_factor: int) -> bool:
+    async def create(self, plan: TopicPlan, replication_factor: int | None) -> bool:
         """Create the topic; False where it was there already.
+
+        Without a replication factor it has three replicas, or as many as there are brokers.
 
         Raises:
             ConfigError: if the cluster refuses.
         """
+        if replication_factor is None:
+            brokers = (await self._admin.describe_cluster())["brokers"]
+            replication_factor = min(REPLICATION_FACTOR, len(brokers))
         topic = NewTopic(
             plan.name, plan.partitions, replication_factor, topic_configs=dict(plan.configs)
         )
@@ -113,7 +124,7 @@ class Cluster:
             KafkaError: if the coordinator did not answer for every partition.
         """
         asked = [TopicPartition(topic, partition) for partition in partitions]
-        answers = await self._admin.list_consumer_group_offsets(group, partitions=asked)
+        answers = await self._group_offsets(group, asked)
         if set(answers) != set(asked):
             # On an error the coordinator leaves partitions out, which must not look like a group
             # that has never committed.
@@ -123,6 +134,23 @@ class Cluster:
             for tp, answer in answers.items()
             if answer.offset >= 0
         }
+
+    async def _group_offsets(
+        self, group: str, asked: list[TopicPartition]
+    ) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        deadline = time.monotonic() + COORDINATOR_SECONDS_MAX
+        while True:
+            try:
+                answers: Mapping[
+                    TopicPartition, OffsetAndMetadata
+                ] = await self._admin.list_consumer_group_offsets(group, partitions=asked)
+            except KafkaError as error:
+                # A cluster that has never had a group creates its coordinator's topic first.
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+            else:
+                return answers
 
 
 def settle_scope(

@@ -141,7 +141,7 @@ async def _all(*awaitables: Any) -> list[Any]:
 
 
 def _output(entry: LedgerEntry) -> Output:
-    return Output(read_clock().unix_ms, entry.key, entry.value, ())
+    return Output(read_clock().unix_ms, entry.key, entry.value, [])
 
 
 def _check_clock(sent_ms: int, appended_ms: int) -> None:

@@ -244,16 +244,15 @@ class EmbeddedKafka:
     def _run(self, properties: Path, port: int, cluster_id: str) -> bool:
         """Run the broker until it answers; False if another process has taken one of its ports."""
         jvm = self._open_jvm()
-        log_start_bytes = jvm.log_path.stat().st_size
         jvm.run("kafka.Kafka", str(properties))
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             ended = jvm.wait(_POLL_SECONDS)
-            log = jvm.log_path.read_bytes()[log_start_bytes:]
+            log = jvm.log()
             # After such an error the JVM may take half a minute to end by itself.
-            if ended or b"Fatal error during" in log:
+            if ended or "Fatal error during" in log:
                 jvm.kill()
-                if b"Address already in use" in log:
+                if "Address already in use" in log:
                     return False
                 raise self._failure("the broker could not start")
             if _answers(port, cluster_id):
@@ -264,7 +263,7 @@ class EmbeddedKafka:
         return self._data_dir or jvm.directory / "data"
 
     def _failure(self, what: str) -> BrokerError:
-        lines = self._open_jvm().log_path.read_text(errors="replace").splitlines()
+        lines = self._open_jvm().log().splitlines()
         return BrokerError("\n".join([f"{what}; the end of its log:", *lines[-_LOG_TAIL_LINES:]]))
 
 
@@ -284,8 +283,9 @@ class _WatchedJvm:
         self.pid = 0
         self.exit_status: int | None = 0
         self.directory = Path(self._answer("directory"))
-        self.log_path = log_path or self.directory / watchdog.LOG_NAME
-        self.log_path.touch()
+        self._log_path = log_path or self.directory / watchdog.LOG_NAME
+        self._log_path.touch()
+        self._log_start_bytes = 0
         logging = self.directory / "log4j2.properties"
         logging.write_text(_LOG4J_PROPERTIES, encoding="ascii")
         self._command = [
@@ -300,6 +300,7 @@ class _WatchedJvm:
 
     def run(self, *arguments: str) -> None:
         """Start a main class with its arguments."""
+        self._log_start_bytes = self._log_path.stat().st_size
         self._request({"run": [*self._command, *arguments]})
         self.pid = self._answer("pid")
         self.exit_status = None
@@ -307,9 +308,15 @@ class _WatchedJvm:
     def wait(self, timeout_seconds: float | None) -> bool:
         """Wait for the JVM to end; return whether it has."""
         if self.exit_status is None:
-            with suppress(TimeoutError):
+            with suppress(_NoAnswer):
                 self._answer("exit", timeout_seconds)
         return self.exit_status is not None
+
+    def log(self) -> str:
+        """Return what the JVM that was started last has written."""
+        with self._log_path.open("rb") as log:
+            log.seek(self._log_start_bytes)
+            return log.read().decode(errors="replace")
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal; return whether a JVM was there to take it."""
@@ -363,7 +370,7 @@ class _WatchedJvm:
             raise BrokerError("the broker's watchdog process has ended") from None
 
     def _answer(self, key: str, timeout_seconds: float | None = _WATCHDOG_TIMEOUT_SECONDS) -> Any:
-        """Read answers up to one with `key` and return its value. Raises `TimeoutError`."""
+        """Read answers up to one with `key` and return its value. Raises `_NoAnswer`."""
         for answer in self._read_answers(timeout_seconds):
             if "exit" in answer:
                 self.exit_status = answer["exit"]
@@ -372,7 +379,7 @@ class _WatchedJvm:
         raise BrokerError("the broker's watchdog process has ended")
 
     def _read_answers(self, timeout_seconds: float | None) -> Iterator[dict[str, Any]]:
-        """Yield answers until the watchdog has ended. Raises `TimeoutError`."""
+        """Yield answers until the watchdog has ended. Raises `_NoAnswer`."""
         assert self._process.stdout is not None
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         with selectors.DefaultSelector() as selector:
@@ -383,10 +390,14 @@ class _WatchedJvm:
                     yield json.loads(line)
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not selector.select(left):
-                    raise TimeoutError
+                    raise _NoAnswer("the broker's watchdog process does not answer")
                 if not (chunk := os.read(self._process.stdout.fileno(), 65536)):
                     return
                 self._unread += chunk
+
+
+class _NoAnswer(BrokerError):
+    """The watchdog has not answered in the time given."""
 
 
 class _Terminated(BaseException):

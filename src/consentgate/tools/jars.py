@@ -111,7 +111,8 @@ def fetch(jars: Sequence[Jar], cache: Path) -> list[Path]:
         if not all(jar.is_intact_in(cache) for jar in jars):
             with _locked(cache):
                 # Another process may have fetched them in the meantime.
-                _download([jar for jar in jars if not jar.is_intact_in(cache)], cache)
+                if missing := [jar for jar in jars if not jar.is_intact_in(cache)]:
+                    _download(missing, cache)
     except OSError as error:
         raise BrokerError(
             f"cannot use the jar cache {cache}: {error}; make it writable, "
