@@ -29,6 +29,7 @@ from consentgate.policies import load_policy, read_policy
 from consentgate.service.logs import configure_logs
 from consentgate.service.worker import Summary, Worker, refuse_unsupported
 from consentgate.tools.broker import run_foreground
+from consentgate.tools.demo import run_demo
 from consentgate.tools.fixtures import FixtureRecord, read_fixture
 from consentgate.tools.publish import publish as publish_fixtures
 from consentgate.tools.replay import line_json, summary_json
@@ -115,6 +116,20 @@ def broker(
     Example: consentgate broker --port 9092
     """
     raise typer.Exit(run_foreground(port))
+
+
+@app.command()
+def demo(
+    events: Annotated[int, typer.Option(min=1_000, help="How many posts.")] = 100_000,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything up until Ctrl-C; print the URLs.")
+    ] = False,
+) -> None:
+    """Show the main job on an embedded Kafka: a suspension and a withdrawal while posts come in.
+
+    Example: consentgate demo --keep
+    """
+    run_demo(events, keep=keep)
 
 
 @topics_app.command("create")

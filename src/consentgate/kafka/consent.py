@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ class ConsentView:
         )
         self._tables: dict[int, ConsentTable] = {}
         self._following: set[int] = set()
+        self._followers: Counter[int] = Counter()
         self._unneeded_since: dict[int, float] = {}
         self._waiters: list[tuple[ConsentTable, Mapping[int, int], asyncio.Future[None]]] = []
         self._to_reset: list[ConsentTable] = []
@@ -92,13 +94,16 @@ class ConsentView:
         assert sorted(table.frontier) == wanted, "a consent partition belongs to one table"
         for partition in wanted:
             self._tables[partition] = table
+            self._followers[partition] += 1
             self._unneeded_since.pop(partition, None)
         return table
 
     def release(self, table: ConsentTable) -> None:
-        """Nobody needs the table now; it is dropped after a while."""
+        """Undo one `follow`; a table that nobody needs any more is dropped after a while."""
         for partition in table.frontier:
-            self._unneeded_since[partition] = time.monotonic()
+            self._followers[partition] -= 1
+            if self._followers[partition] == 0:
+                self._unneeded_since[partition] = time.monotonic()
 
     def listen(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
         """Call `listener` for each later change of what the table holds."""

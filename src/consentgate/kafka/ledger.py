@@ -5,6 +5,7 @@ import asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from consentgate.core.ledger import LedgerRecord, read_entry
+from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import KafkaSettings
 
 
@@ -18,7 +19,14 @@ async def entry_at(
         TimeoutError: if the topic does not answer.
     """
     tp = TopicPartition(topic, partition)
-    async with _reader(settings) as consumer:
+    consumer = AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        **settings.client,
+    )
+    async with consumer:
         consumer.assign([tp])
         starts = await consumer.beginning_offsets([tp])
         ends = await consumer.end_offsets([tp])
@@ -39,27 +47,7 @@ async def last_entry(
         ValueError: if it was changed.
     """
     last: bytes | None = None
-    async with _reader(settings) as consumer:
-        tps = [TopicPartition(topic, partition) for partition in range(partitions)]
-        consumer.assign(tps)
-        ends = await consumer.end_offsets(tps)
-        starts = await consumer.beginning_offsets(tps)
-        for tp in tps:
-            consumer.seek(tp, starts[tp])
-        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-            for records in (await consumer.getmany(timeout_ms=100)).values():
-                for record in records:
-                    if record.key == key:
-                        last = record.value
+    async for record in read_topic(settings, topic, partitions):
+        if record.key == key:
+            last = record.value
     return None if last is None else read_entry(last)
-
-
-def _reader(settings: KafkaSettings) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        **settings.client,
-        **settings.consumer,
-    )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from consentgate.config import Topics
 from consentgate.core.consent import ConsentTable
@@ -112,8 +111,9 @@ class Transport:
             raise StepFailed(f"{_name(step)} took too long", timed_out=True) from None
         except ConsentTopicWentBack as error:
             raise StepFailed(str(error)) from None
-        except (KafkaError, AssertionError, OSError, ValueError) as error:
-            # aiokafka asserts its transaction states, so that a fenced producer may surface so.
+        except Exception as error:
+            # Whatever it was, a new producer settles it. aiokafka asserts its transaction states,
+            # for one, so that a fenced producer surfaces as an AssertionError.
             raise StepFailed(f"{_name(step)} failed: {type(error).__name__}") from error
 
     async def _perform(self, step: Step[Any]) -> Any:  # noqa: C901, PLR0911, PLR0912

@@ -40,7 +40,7 @@ _CONNECTIONS = 8
 _REQUEST_TIMEOUT_SECONDS = 30
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Jar:
     """One line of the lock file.
 

@@ -1,0 +1,309 @@
+"""`consentgate demo`: the main job on an embedded Kafka, and a stop that can be seen happening."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from consentgate.config import Config, load_config
+from consentgate.errors import BrokerError
+from consentgate.kafka.appender import Appender
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.guards import plan_topics
+from consentgate.kafka.settings import KafkaSettings, kafka_settings
+from consentgate.tools.aftermath import Aftermath, read_aftermath
+from consentgate.tools.broker import EmbeddedKafka
+from consentgate.tools.story import WITHDRAWS, Story, policy_text
+
+PARTITIONS = 4
+SUBJECTS = 10_000
+STOP_AFTER_SECONDS = 4.0
+"""When, after the first post, the United Kingdom is suspended."""
+WITHDRAW_AFTER = 0.8
+"""After which share of the posts somebody withdraws."""
+PACED_SECONDS = 8.0
+"""Over which time the posts are spread, so that there is something to look at."""
+CHUNKS = 80
+
+_CONFIG = """\
+kafka: {{bootstrap.servers: "{servers}"}}
+group: demo
+policy: {policy}
+http: {{host: 127.0.0.1, port: {port}}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the screen shows."""
+
+    published: int
+    total: int
+    metrics: dict[str, float]
+    stop_in_seconds: float
+    withdrawn: bool
+
+
+class Demo:
+    """One showing."""
+
+    def __init__(self, directory: Path, servers: str, events: int) -> None:
+        self.port = _free_port()
+        self._directory = directory
+        self._events = events
+        self._policy = directory / "policy.yaml"
+        self._config_path = directory / "consentgate.yaml"
+        self._config_path.write_text(
+            _CONFIG.format(servers=servers, policy=self._policy, port=self.port)
+        )
+        self.config: Config = load_config(str(self._config_path), {})
+        self._settings: KafkaSettings = kafka_settings(self.config.kafka)
+        self._story = Story(SUBJECTS)
+        self.suspension_ms = 0
+        self.withdrawal_ms = 0
+
+    async def prepare(self) -> None:
+        """Create the topics and let everybody give, refuse or not say their consent."""
+        cluster = Cluster(self._settings)
+        await cluster.start(timeout_seconds=30)
+        for plan in plan_topics(self.config, PARTITIONS):
+            await cluster.create(plan, replication_factor=1)
+        await cluster.stop()
+        async with Appender(self._settings) as appender:
+            for record in self._story.consent():
+                topic = self.config.topics.consent
+                await appender.append(topic, key=record.key, value=record.value)
+            await appender.flush()
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[None]:
+        """The enforcer as a process of its own, ended with the block."""
+        command = [sys.executable, "-m", "consentgate", "run", "-c", str(self._config_path)]
+        log_path = self._directory / "worker.log"
+        # In a session of its own a Ctrl-C reaches it only through us, after the last line is read.
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            self._await_ready(process, log_path)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def write_policy(self) -> None:
+        """Put the policy where the worker reads it; the clock runs from here."""
+        self.suspension_ms = _now_ms() + int((STOP_AFTER_SECONDS + 2.5) * 1000)
+        self._policy.write_text(policy_text(self.suspension_ms))
+
+    async def tell(self, live: Live) -> None:
+        """Publish the posts, with a withdrawal among them, and show what becomes of them."""
+        topics = self.config.topics
+        published = 0
+        async with Appender(self._settings) as appender:
+            started = time.monotonic()
+            for chunk in range(CHUNKS):
+                for post in self._story.posts(self._events // CHUNKS):
+                    await appender.append(topics.content, key=post.key, value=post.value)
+                    published += 1
+                await appender.flush()
+                if self.withdrawal_ms == 0 and chunk >= WITHDRAW_AFTER * CHUNKS:
+                    withdrawal = self._story.withdrawal()
+                    await appender.append(
+                        topics.consent, key=withdrawal.key, value=withdrawal.value
+                    )
+                    await appender.flush()
+                    self.withdrawal_ms = _now_ms()
+                await self._show(live, published)
+                due = started + PACED_SECONDS * (chunk + 1) / CHUNKS
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await self._drain(live, published)
+
+    async def aftermath(self) -> Aftermath:
+        """What the topics say, read back."""
+        return await read_aftermath(self.config, self._settings, PARTITIONS)
+
+    async def _drain(self, live: Live, published: int) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            metrics = await self._show(live, published)
+            if metrics.get("consumed", 0) >= published:
+                return
+            await asyncio.sleep(0.1)
+        raise BrokerError("the enforcer did not get through the posts within a minute")
+
+    async def _show(self, live: Live, published: int) -> dict[str, float]:
+        metrics = await asyncio.to_thread(self._scrape)
+        stop_in_seconds = (self.suspension_ms - _now_ms()) / 1000
+        total = max(self._events, published)
+        withdrawn = self.withdrawal_ms > 0
+        live.update(_screen(Progress(published, total, metrics, stop_in_seconds, withdrawn)))
+        return metrics
+
+    def _scrape(self) -> dict[str, float]:
+        """The worker's own metrics, added up by verdict."""
+        values: dict[str, float] = {}
+        text = _get(f"http://127.0.0.1:{self.port}/metrics").decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "consentgate_decisions_total":
+                    verdict = sample.labels["verdict"]
+                    values[verdict] = values.get(verdict, 0) + sample.value
+                if sample.name == "consentgate_consumed_records_total":
+                    values["consumed"] = sample.value
+        return values
+
+    def _await_ready(self, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
+        deadline = time.monotonic() + 45
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(OSError):
+                if json.loads(_get(f"http://127.0.0.1:{self.port}/readyz"))["status"] == "ok":
+                    return
+            time.sleep(0.1)
+        tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-10:])
+        raise BrokerError(f"the enforcer did not become ready; the end of its log:\n{tail}")
+
+
+def run_demo(events: int, *, keep: bool) -> None:
+    """Show the main job; everything is gone afterwards, unless `keep` leaves it up until Ctrl-C.
+
+    Raises:
+        BrokerError: if the embedded Kafka or the enforcer cannot be started.
+        KeyboardInterrupt: after a Ctrl-C or a SIGTERM, when everything has been put away.
+    """
+    console = Console()
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="consentgate-demo-") as directory:
+            console.print("Starting an embedded Kafka ...")
+            with EmbeddedKafka() as kafka:
+                _show_all(console, Demo(Path(directory), kafka.bootstrap_servers, events), keep)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _show_all(console: Console, demo: Demo, keep: bool) -> None:
+    console.print(f"Creating topics, and the consent of {SUBJECTS + 5:,} people ...")
+    asyncio.run(demo.prepare())
+    demo.write_policy()
+    console.print("Starting the enforcer as a process of its own ...")
+    with demo.worker():
+        with Live(console=console, refresh_per_second=8) as live:
+            asyncio.run(demo.tell(live))
+        aftermath = asyncio.run(demo.aftermath())
+        _print_aftermath(console, demo, aftermath)
+        if keep:
+            _keep_up(console, demo)
+
+
+def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None:
+    outcomes = Table(
+        "jurisdiction", "verdict", "reason", "posts", title="\nWhat became of the posts"
+    )
+    for (label, reason), number in sorted(aftermath.counts.items()):
+        outcomes.add_row(label, reason.verdict, reason, f"{number:,}")
+    console.print(outcomes)
+    people = Table("person", "posts", "forwarded", "withheld", "quarantined", title="\nWho is who")
+    for name, person in aftermath.people.items():
+        people.add_row(
+            name,
+            f"{person.posts:,}",
+            f"{person.forwarded:,}",
+            ", ".join(f"{reason} {number:,}" for reason, number in person.withheld.items()),
+            ", ".join(f"{reason} {number:,}" for reason, number in person.quarantined.items()),
+        )
+    console.print(people)
+    withdrawal = aftermath.withdrawal_of(WITHDRAWS)
+    console.print(
+        f"\nThe United Kingdom was suspended at {_clock(demo.suspension_ms)}: the last British "
+        f"post was decided to go on at {_clock(aftermath.last_forward_ms('GB'))}, and none after."
+    )
+    console.print(
+        f"{WITHDRAWS} withdrew at {_clock(withdrawal.appended_ms)}. It took effect "
+        f"{withdrawal.effect_ms} ms later, in the ledger entry {withdrawal.entry}. Before it "
+        f"{withdrawal.forwarded_before} posts had gone on, after it "
+        f"{withdrawal.forwarded_after} did, and {withdrawal.withheld} were withheld."
+    )
+    console.print(
+        f"{aftermath.posts:,} posts in = {aftermath.total('forward'):,} forwarded + "
+        f"{aftermath.total('withhold'):,} withheld + {aftermath.total('quarantine'):,} quarantined."
+    )
+
+
+def _keep_up(console: Console, demo: Demo) -> None:
+    url = f"http://127.0.0.1:{demo.port}"
+    console.print(
+        f"\nEverything stays up until Ctrl-C:\n  Kafka    {demo.config.kafka['bootstrap.servers']}"
+        f"\n  metrics  {url}/metrics\n  health   {url}/readyz and {url}/livez"
+    )
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("Stopping ...")
+
+
+def _screen(progress: Progress) -> Table:
+    table = Table.grid(padding=(0, 2))
+    share = progress.published / progress.total
+    bar = "█" * round(30 * share) + "░" * (30 - round(30 * share))
+    table.add_row("published", bar, f"{progress.published:,}")
+    decided = progress.metrics.get("consumed", 0)
+    for verdict, colour in (("forward", "green"), ("withhold", "yellow"), ("quarantine", "red")):
+        number = progress.metrics.get(verdict, 0)
+        width = round(30 * number / decided) if decided else 0
+        table.add_row(verdict, f"[{colour}]{'█' * width}[/{colour}]", f"{number:,.0f}")
+    if progress.stop_in_seconds > 0:
+        stop = f"is suspended in {progress.stop_in_seconds:.1f} s"
+    else:
+        stop = f"[bold]suspended for {-progress.stop_in_seconds:.1f} s[/bold]"
+    table.add_row("United Kingdom", stop, "")
+    table.add_row(WITHDRAWS, "[bold]has withdrawn[/bold]" if progress.withdrawn else "granted", "")
+    return table
+
+
+def _clock(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _get(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - A loopback URL.
+            body: bytes = response.read()
+    except urllib.error.HTTPError as error:
+        body = error.read()
+    return body
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
