@@ -17,6 +17,7 @@ from rich.table import Table
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
 from consentgate.core.policyfile import lint_policy
+from consentgate.demo.show import run_demo
 from consentgate.errors import (
     EXIT_FOUND,
     EXIT_INTERNAL,
@@ -29,7 +30,6 @@ from consentgate.policies import load_policy, read_policy
 from consentgate.service.logs import configure_logs
 from consentgate.service.worker import Summary, Worker, refuse_unsupported
 from consentgate.tools.broker import run_foreground
-from consentgate.tools.demo import run_demo
 from consentgate.tools.fixtures import FixtureRecord, read_fixture
 from consentgate.tools.publish import publish as publish_fixtures
 from consentgate.tools.replay import line_json, summary_json

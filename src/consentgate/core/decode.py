@@ -19,8 +19,12 @@ from consentgate.core.model import UNREADABLE, Choice, ConsentState, Reason, con
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
-"""Brackets, and whole strings so that the brackets in them are passed over."""
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
+"""Brackets, and whole strings so that the brackets in them are passed over.
+
+A string without an end reaches to the end, and nothing is tried twice: else the quotes in it, each
+taken for a beginning, would cost the square of their number.
+"""
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)] | int
@@ -91,11 +95,11 @@ def content_decoder(fields: ContentFields, max_depth: int) -> ContentDecoder:
     """A decoder of content events that keep their fields at these paths.
 
     Raises:
-        ValueError: if one path leads through another's field.
+        ValueError: if one path leads through another's field, or has an empty name in it.
     """
     paths = {name: getattr(fields, name) for name in _CONTENT_TYPES}
     decode_struct = msgspec.json.Decoder(_struct_of(paths)).decode
-    pick = attrgetter(*(paths[name] for name in _CONTENT_TYPES))
+    pick = attrgetter(*(".".join(map(_attribute, path.split("."))) for path in paths.values()))
 
     def decode(value: bytes) -> ContentEvent | Reason:
         if nested_too_deep(value, max_depth) or not _is_utf8(value):
@@ -130,6 +134,8 @@ def _struct_of(paths: dict[str, str]) -> Any:
     tree: dict[str, Any] = {}
     for name, path in paths.items():
         *parents, leaf = path.split(".")
+        if "" in (*parents, leaf):
+            raise ValueError(f"content.fields: the path {path!r} has an empty name in it")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
@@ -147,9 +153,15 @@ def _refuse_path(path: str) -> NoReturn:
 
 def _define(tree: dict[str, Any]) -> Any:
     fields = [
-        (name, _define(kind) if isinstance(kind, dict) else kind) for name, kind in tree.items()
+        (_attribute(name), _define(kind) if isinstance(kind, dict) else kind)
+        for name, kind in tree.items()
     ]
-    return msgspec.defstruct("Content", fields)
+    return msgspec.defstruct("Content", fields, rename={_attribute(name): name for name in tree})
+
+
+def _attribute(name: str) -> str:
+    """An attribute for a JSON name, which need not be an identifier."""
+    return f"field_{name.encode().hex()}"
 
 
 def _decode_field_by_field(value: bytes, paths: dict[str, str]) -> ContentEvent | Reason:

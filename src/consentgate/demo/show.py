@@ -23,14 +23,14 @@ from rich.live import Live
 from rich.table import Table
 
 from consentgate.config import Config, load_config
+from consentgate.demo.aftermath import Aftermath, read_aftermath
+from consentgate.demo.story import WITHDRAWS, Story, policy_text
 from consentgate.errors import BrokerError
 from consentgate.kafka.appender import Appender
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.tools.aftermath import Aftermath, read_aftermath
 from consentgate.tools.broker import EmbeddedKafka
-from consentgate.tools.story import WITHDRAWS, Story, policy_text
 
 PARTITIONS = 4
 SUBJECTS = 10_000
@@ -87,9 +87,8 @@ class Demo:
             await cluster.create(plan, replication_factor=1)
         await cluster.stop()
         async with Appender(self._settings) as appender:
-            for record in self._story.consent():
-                topic = self.config.topics.consent
-                await appender.append(topic, key=record.key, value=record.value)
+            for key, value in self._story.consent():
+                await appender.append(self.config.topics.consent, key=key, value=value)
             await appender.flush()
 
     @contextlib.contextmanager
@@ -123,15 +122,13 @@ class Demo:
         async with Appender(self._settings) as appender:
             started = time.monotonic()
             for chunk in range(CHUNKS):
-                for post in self._story.posts(self._events // CHUNKS):
-                    await appender.append(topics.content, key=post.key, value=post.value)
+                for key, value in self._story.posts(self._events // CHUNKS):
+                    await appender.append(topics.content, key=key, value=value)
                     published += 1
                 await appender.flush()
                 if self.withdrawal_ms == 0 and chunk >= WITHDRAW_AFTER * CHUNKS:
-                    withdrawal = self._story.withdrawal()
-                    await appender.append(
-                        topics.consent, key=withdrawal.key, value=withdrawal.value
-                    )
+                    key, value = self._story.withdrawal()
+                    await appender.append(topics.consent, key=key, value=value)
                     await appender.flush()
                     self.withdrawal_ms = _now_ms()
                 await self._show(live, published)
@@ -223,14 +220,13 @@ def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None
     for (label, reason), number in sorted(aftermath.counts.items()):
         outcomes.add_row(label, reason.verdict, reason, f"{number:,}")
     console.print(outcomes)
-    people = Table("person", "posts", "forwarded", "withheld", "quarantined", title="\nWho is who")
-    for name, person in aftermath.people.items():
+    people = Table("person", "forwarded", "withheld", "quarantined", title="\nWho is who")
+    for name, person in sorted(aftermath.people.items()):
         people.add_row(
             name,
-            f"{person.posts:,}",
             f"{person.forwarded:,}",
-            ", ".join(f"{reason} {number:,}" for reason, number in person.withheld.items()),
-            ", ".join(f"{reason} {number:,}" for reason, number in person.quarantined.items()),
+            "\n".join(f"{number:,} {reason}" for reason, number in person.withheld.items()),
+            "\n".join(f"{number:,} {reason}" for reason, number in person.quarantined.items()),
         )
     console.print(people)
     withdrawal = aftermath.withdrawal_of(WITHDRAWS)
