@@ -12,7 +12,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
@@ -195,19 +195,16 @@ def replay(
     """
     config, policy = _configured(config_path, policy_name)
     outcomes = []
-    table = Table("file", "line", "outcome", "reason", "jurisdiction", "expected")
+    table = Table("file:line", "outcome", "jurisdiction", Column("expected", overflow="fold"))
     for path, replayed in replay_fixtures(config, policy, files):
         outcomes.append(replayed)
         if fmt is Format.JSON:
             print(orjson.dumps(line_json(replayed)).decode())
-        expected = "" if replayed.matches else f"[red]{replayed.expect}[/red]"
         table.add_row(
-            path.name,
-            str(replayed.line),
-            replayed.outcome,
-            replayed.reason,
+            f"{path.name}:{replayed.line}",
+            f"{replayed.outcome}:{replayed.reason}",
             replayed.label,
-            expected,
+            "" if replayed.matches else f"[red]{replayed.expect}[/red]",
         )
     summary = summary_json(outcomes)
     if fmt is Format.JSON:
