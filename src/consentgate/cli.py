@@ -12,7 +12,6 @@ import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
@@ -45,7 +44,6 @@ app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The topics.")
 app.add_typer(topics_app, name="topics")
 
-out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
@@ -195,24 +193,18 @@ def replay(
     """
     config, policy = _configured(config_path, policy_name)
     outcomes = []
-    table = Table("file:line", "outcome", "jurisdiction", Column("expected", overflow="fold"))
     for path, replayed in replay_fixtures(config, policy, files):
         outcomes.append(replayed)
         if fmt is Format.JSON:
             print(orjson.dumps(line_json(replayed)).decode())
-        table.add_row(
-            f"{path.name}:{replayed.line}",
-            f"{replayed.outcome}:{replayed.reason}",
-            replayed.label,
-            "" if replayed.matches else f"[red]{replayed.expect}[/red]",
-        )
+        else:
+            print(f"{path}:{replayed.line}: {replayed}")
     summary = summary_json(outcomes)
     if fmt is Format.JSON:
         print(orjson.dumps(summary).decode())
     else:
-        out.print(table)
         numbers = summary["summary"]
-        out.print(
+        print(
             f"{numbers['forward']} forwarded, {numbers['withhold']} withheld, "
             f"{numbers['quarantine']} quarantined; {numbers['mismatches']} mismatches"
         )

@@ -29,6 +29,10 @@ class Replayed:
     value: bytes | None  # that would be forwarded
     expect: str | None
 
+    def __str__(self) -> str:
+        text = f"{self.outcome}:{self.reason} ({self.label})"
+        return text if self.matches else f"{text}, but {self.expect} was expected"
+
     @property
     def outcome(self) -> Verdict:
         """The verdict."""
@@ -97,10 +101,10 @@ class Replay:
         self._table.advance(0, self._table.frontier[0] + 1)
 
     def _take_content(self, line: FixtureRecord) -> Replayed:
-        timestamp_ms = (
-            time.time_ns() // 1_000_000 if line.timestamp_ms is None else line.timestamp_ms
-        )
-        now_ms = timestamp_ms if self._now_ms is None else self._now_ms
+        clock_ms, timestamp_ms = self._now_ms, line.timestamp_ms
+        if timestamp_ms is None:
+            timestamp_ms = time.time_ns() // 1_000_000 if clock_ms is None else clock_ms
+        now_ms = timestamp_ms if clock_ms is None else clock_ms
         offset = self._next_offset
         record = _Content(offset, timestamp_ms, line.key, line.value, line.headers)
         outcome = self._gate.judge(Batch(offset, offset + 1, [record]), self._previous, now_ms)
