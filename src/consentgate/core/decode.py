@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Annotated, Any, NoReturn
 
 import msgspec
+import orjson
 
 from consentgate.core.countries import COUNTRIES
 from consentgate.core.model import UNREADABLE, Choice, ConsentState, Reason, consent_state
@@ -209,9 +210,12 @@ def _strict_json(value: bytes, max_depth: int) -> Any:
     if nested_too_deep(value, max_depth):
         raise _Unreadable("nested-too-deep")
     try:
-        return json.loads(
-            value.decode(), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant
-        )
+        # What comes out again byte for byte had no repeated key and no number out of range. The
+        # strict parser, which sees repeated keys, takes several times as long.
+        document = orjson.loads(value)
+        if orjson.dumps(document) == value:
+            return document
+        return _STRICT.decode(value.decode())
     except ValueError:
         raise _Unreadable("not-json") from None
 
@@ -225,6 +229,9 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise _Unreadable("not-json")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
 
 
 def _read_consent(
