@@ -86,7 +86,7 @@ class ConsentTable:
         else:
             states[partition] = state
         if len(states) > 1:
-            self.holdings[subject] = holding(partition, UNREADABLE)
+            self.holdings[subject] = holding(min(states), UNREADABLE)
             return
         del self._scattered[subject]
         ((last_partition, last_state),) = states.items()

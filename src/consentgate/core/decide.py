@@ -31,10 +31,15 @@ _REFUSALS: dict[Choice | None, Reason] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a content record may be. Bytes, levels of brackets, milliseconds."""
+    """What a content record may be. Bytes, levels of brackets, milliseconds.
+
+    `max_headers` bounds what frames the headers, at least two bytes each however empty they are;
+    else a record within the other limits could grow beyond what the broker takes.
+    """
 
     max_value_bytes: int = 900_000
     max_headers_bytes: int = 65_536
+    max_headers: int = 4_096
     max_key_bytes: int = 65_536
     max_depth: int = 64
     max_future_ms: int = 3_600_000
@@ -142,6 +147,7 @@ def is_too_large(record: Record, limits: Limits) -> bool:
     return (
         len(record.value or b"") > limits.max_value_bytes
         or len(record.key or b"") > limits.max_key_bytes
+        or len(record.headers) > limits.max_headers
         or (bool(record.headers) and headers_bytes(record.headers) > limits.max_headers_bytes)
     )
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -20,8 +19,6 @@ REPLICATION_FACTOR = 3
 
 COORDINATOR_SECONDS_MAX = 10.0
 """How long an answer of the group's coordinator is awaited."""
-
-Scope = Literal["partition", "global"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,36 +148,3 @@ class Cluster:
                 await asyncio.sleep(0.2)
             else:
                 return answers
-
-
-def settle_scope(
-    configured: Literal["auto", "partition", "global"],
-    key_is_subject: bool,
-    counts: list[int],
-    bookmarks: Iterable[Bookmark],
-) -> Scope:
-    """The scope in which content is judged; `counts`: partitions of content and of consent.
-
-    Raises:
-        ConfigError: if it does not fit the topics, or is not what the group started with.
-    """
-    content, consent = counts
-    matching = content == consent and key_is_subject
-    scope: Scope = "partition" if matching else "global"
-    if configured == "global":
-        scope = "global"
-    if configured == "partition" and not matching:
-        raise ConfigError(
-            f"consent.scope: partition needs as many content partitions as consent partitions, "
-            f"but there are {content} and {consent}"
-        )
-    for bookmark in bookmarks:
-        settled_scope, settled_counts = bookmark.scope, bookmark.partitions
-        if settled_counts != counts or (configured != "auto" and settled_scope != scope):
-            raise ConfigError(
-                f"the group was started with {settled_scope} scope over {settled_counts[0]} "
-                f"content and {settled_counts[1]} consent partitions; now it would be {scope} "
-                f"scope over {content} and {consent}. Start a new group, or restore the topics."
-            )
-        return "partition" if settled_scope == "partition" else "global"
-    return scope

@@ -90,7 +90,9 @@ class ConsentView:
     def follow(self, partitions: Iterable[int]) -> ConsentTable:
         """The table of just these partitions; it is kept up to date from now on."""
         wanted = sorted(partitions)
-        table = self._tables.get(wanted[0]) or ConsentTable(wanted)
+        table = self._tables.get(wanted[0])
+        if table is None:  # An empty table is false, too.
+            table = ConsentTable(wanted)
         assert sorted(table.frontier) == wanted, "a consent partition belongs to one table"
         for partition in wanted:
             self._tables[partition] = table
@@ -138,7 +140,8 @@ class ConsentView:
 
     async def await_frontier(self, table: ConsentTable, high: Mapping[int, int]) -> None:
         """Return as soon as the table covers the offsets."""
-        if not table.covers(high):
+        # Asked again after each waking: the table may have been reset in between.
+        while not table.covers(high):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             waiter = (table, high, future)
             self._waiters.append(waiter)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -13,6 +12,7 @@ from consentgate.core.gate import BatchOutcome, Output
 from consentgate.core.ledger import Bookmark, LedgerEntry
 from consentgate.core.partition import StepFailed
 from consentgate.kafka.clock import read_clock
+from consentgate.kafka.layout import Layout
 from consentgate.kafka.settings import KafkaSettings
 
 BATCH_BYTES = 512 << 10
@@ -25,15 +25,6 @@ CLOCK_SKEW_MS_MAX = 1_000
 RETIRE_SECONDS_MAX = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class OutputPartitions:
-    """Where the outputs of one input partition go: topic and partition of each."""
-
-    training: TopicPartition
-    decisions: TopicPartition
-    quarantine: TopicPartition
-
-
 class TransactionalSink:
     """Writes one input partition's outcomes, each in a transaction with its source offset."""
 
@@ -42,11 +33,12 @@ class TransactionalSink:
         settings: KafkaSettings,
         group: str,
         source: TopicPartition,
-        outputs: OutputPartitions,
+        layout: Layout,
     ) -> None:
         self._group = group
         self._source = source
-        self._outputs = outputs
+        self._layout = layout
+        self._outputs = layout.outputs(source.partition)
         self._ledger_offset = -1
         self._producer = AIOKafkaProducer(
             transactional_id=f"{group}-{source.topic}-{source.partition}",
@@ -76,14 +68,14 @@ class TransactionalSink:
         self._ledger_offset = entry[0].offset
         _check_clock(sent_ms, entry[0].timestamp)
 
-    async def send_offset(self, outcome: BatchOutcome, scope: str, partitions: list[int]) -> None:
+    async def send_offset(self, outcome: BatchOutcome) -> None:
         """Put the next source offset, and a bookmark for a successor, into the transaction."""
         bookmark = Bookmark(
             ledger_partition=self._outputs.decisions.partition,
             ledger_offset=self._ledger_offset,
             hash=outcome.entry.hash,
-            scope=scope,
-            partitions=partitions,
+            scope=self._layout.scope,
+            partitions=self._layout.settled_counts,
         )
         offset = OffsetAndMetadata(outcome.batch.next_offset, bookmark.encode())
         await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)

@@ -8,7 +8,6 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from consentgate.config import Topics
 from consentgate.core.consent import ConsentTable
 from consentgate.core.ledger import GENESIS, Chain, LedgerRecord
 from consentgate.core.partition import (
@@ -30,12 +29,13 @@ from consentgate.core.partition import (
     StepFailed,
 )
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import Cluster, Scope
+from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentTopicWentBack, ConsentView
 from consentgate.kafka.content import ContentSource
+from consentgate.kafka.layout import Layout
 from consentgate.kafka.ledger import entry_at, last_entry
 from consentgate.kafka.settings import KafkaSettings
-from consentgate.kafka.sink import OutputPartitions, TransactionalSink
+from consentgate.kafka.sink import TransactionalSink
 
 log = logging.getLogger(__name__)
 
@@ -44,30 +44,6 @@ STEP_SECONDS_MAX = 15.0
 
 FRESH_SECONDS_MAX = 3.0
 """How long a decision waits for the consent view before the partition says that it stalls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The topics as they were found at the start."""
-
-    topics: Topics
-    counts: dict[str, int]  # topic to number of partitions
-    scope: Scope
-
-    def consent_partitions(self, content_partition: int) -> list[int]:
-        """The consent partitions that content of this partition is judged against."""
-        if self.scope == "partition":
-            return [content_partition]
-        return list(range(self.counts[self.topics.consent]))
-
-    def outputs(self, content_partition: int) -> OutputPartitions:
-        """Where the outputs of this content partition go."""
-
-        def at(topic: str) -> TopicPartition:
-            return TopicPartition(topic, content_partition % self.counts[topic])
-
-        topics = self.topics
-        return OutputPartitions(at(topics.training), at(topics.decisions), at(topics.quarantine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +106,7 @@ class Transport:
             case Send(outcome):
                 return await self._opened.send(outcome)
             case SendOffset(outcome):
-                counts = self._layout.counts
-                topics = self._layout.topics
-                settled = [counts[topics.content], counts[topics.consent]]
-                return await self._opened.send_offset(outcome, self._layout.scope, settled)
+                return await self._opened.send_offset(outcome)
             case Commit():
                 return await self._opened.commit()
             case Abort():
@@ -168,9 +141,7 @@ class Transport:
     async def _fence(self) -> None:
         await self._retire()
         source = TopicPartition(self._chain.topic, self._chain.partition)
-        self._sink = TransactionalSink(
-            self._settings, self._chain.group, source, self._layout.outputs(self._chain.partition)
-        )
+        self._sink = TransactionalSink(self._settings, self._chain.group, source, self._layout)
         await self._sink.start()
 
     async def _retire(self) -> None:

@@ -149,6 +149,10 @@ class Metrics:
         registry.register(_PartitionCollector(partitions))
         ProcessCollector(registry=registry)
 
+    def observe_effect_ms(self, effect_ms: int) -> None:
+        """A consent change took effect on one input partition after this time."""
+        self.withdrawal_effect_seconds.observe(max(0, effect_ms) / 1000)
+
     def observe(self, event: Event) -> None:
         """Count what happened to a partition."""
         match event:

@@ -1,0 +1,120 @@
+"""The topics as they were found at the start, and in which scope content is judged."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+from aiokafka import TopicPartition
+
+from consentgate.config import Config, Topics
+from consentgate.core.ledger import Bookmark
+from consentgate.errors import ConfigError
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.guards import topic_problems
+
+Scope = Literal["partition", "global"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPartitions:
+    """Where the outputs of one input partition go."""
+
+    training: TopicPartition
+    decisions: TopicPartition
+    quarantine: TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Topics, partitions and scope; settled for the life of a group."""
+
+    topics: Topics
+    counts: dict[str, int]  # topic to number of partitions
+    scope: Scope
+
+    @property
+    def content_partitions(self) -> range:
+        """The input partitions."""
+        return range(self.counts[self.topics.content])
+
+    @property
+    def settled_counts(self) -> list[int]:
+        """Number of content and of consent partitions, as bookmarks carry them."""
+        return [self.counts[self.topics.content], self.counts[self.topics.consent]]
+
+    def consent_partitions(self, content_partition: int) -> list[int]:
+        """The consent partitions that content of this partition is judged against."""
+        if self.scope == "partition":
+            return [content_partition]
+        return list(range(self.counts[self.topics.consent]))
+
+    def outputs(self, content_partition: int) -> OutputPartitions:
+        """Where the outputs of this content partition go."""
+
+        def at(topic: str) -> TopicPartition:
+            return TopicPartition(topic, content_partition % self.counts[topic])
+
+        topics = self.topics
+        return OutputPartitions(at(topics.training), at(topics.decisions), at(topics.quarantine))
+
+
+async def find_layout(config: Config, cluster: Cluster) -> Layout:
+    """The topics as they are.
+
+    Raises:
+        ConfigError: if one is missing or is not as it must be, or if the group was started with
+            another scope or other numbers of partitions.
+    """
+    topics = config.topics
+    names = list(msgspec.structs.astuple(topics))
+    counts = await cluster.partition_counts(names)
+    missing = [name for name in names if name not in counts]
+    if missing:
+        raise ConfigError(
+            f"missing topics: {', '.join(missing)}. Create them with: consentgate topics create"
+        )
+    problems = topic_problems(config, await cluster.topic_configs(names))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    bookmarks = await cluster.bookmarks(config.group, topics.content, range(counts[topics.content]))
+    scope = settle_scope(
+        config.consent.scope,
+        config.content.key_is_subject,
+        [counts[topics.content], counts[topics.consent]],
+        (bookmark for _, bookmark in bookmarks.values() if bookmark is not None),
+    )
+    return Layout(topics, counts, scope)
+
+
+def settle_scope(
+    configured: Literal["auto", "partition", "global"],
+    key_is_subject: bool,
+    counts: list[int],
+    bookmarks: Iterable[Bookmark],
+) -> Scope:
+    """The scope in which content is judged; `counts`: partitions of content and of consent.
+
+    Raises:
+        ConfigError: if it does not fit the topics, or is not what the group started with.
+    """
+    content, consent = counts
+    matching = content == consent and key_is_subject
+    scope: Scope = "partition" if matching else "global"
+    if configured == "global":
+        scope = "global"
+    if configured == "partition" and not matching:
+        raise ConfigError(
+            f"consent.scope: partition needs as many content partitions as consent partitions, "
+            f"but there are {content} and {consent}"
+        )
+    for bookmark in bookmarks:
+        settled_scope, settled_counts = bookmark.scope, bookmark.partitions
+        if settled_counts != counts or (configured != "auto" and settled_scope != scope):
+            raise ConfigError(
+                f"the group was started with {settled_scope} scope over {settled_counts[0]} "
+                f"content and {settled_counts[1]} consent partitions; now it would be {scope} "
+                f"scope over {content} and {consent}. Start a new group, or restore the topics."
+            )
+        return "partition" if settled_scope == "partition" else "global"
+    return scope

@@ -1,0 +1,137 @@
+"""One input partition under this worker's care: its life, its hands, and how it is doing."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from consentgate.core.consent import ConsentTable
+from consentgate.core.gate import Gate
+from consentgate.core.partition import (
+    Committed,
+    Event,
+    Partition,
+    Phase,
+    Ready,
+    Revoked,
+    StepFailed,
+)
+from consentgate.kafka.consent import ConsentChange
+from consentgate.kafka.transport import Clients, Transport
+from consentgate.service.http import OK
+from consentgate.service.metrics import PartitionGauges
+
+STUCK_SECONDS = 60.0
+"""A partition that lags and commits nothing for so long makes the worker not live."""
+
+STALE_SECONDS = 10.0
+"""A consent view that was not confirmed for so long makes the worker not ready."""
+
+
+class AssignedPartition:
+    """A `Partition` with its transport; `live` drives it until it is given up."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        clients: Clients,
+        max_exposure_ms: int,
+        observe: Callable[[Event], None],
+        observe_effect_ms: Callable[[int], None],
+    ) -> None:
+        self.number = gate.chain.partition
+        self._gate = gate
+        self._clients = clients
+        self._observe = observe
+        self._observe_effect_ms = observe_effect_ms
+        self._partition = Partition(gate, self._report, max_exposure_ms)
+        self._transport = Transport(clients, gate.chain, gate.table)
+        self._withdrawals: deque[ConsentChange] = deque()
+        self._progressed_at = time.monotonic()
+        self._last_timestamp_ms = 0
+
+    @property
+    def table(self) -> ConsentTable:
+        """The table that the partition's content is judged against."""
+        return self._gate.table
+
+    def stop(self) -> None:
+        """Ask for an end after the transaction in hand."""
+        self._partition.stop()
+
+    async def live(self) -> None:
+        """Perform the partition's steps until its life ends; a cancellation revokes it."""
+        life = self._partition.life()
+        step = next(life)
+        try:
+            while True:
+                try:
+                    reply = await self._transport.perform(step)
+                except StepFailed as failure:
+                    step = life.throw(failure)
+                except asyncio.CancelledError:
+                    step = life.throw(Revoked())
+                else:
+                    step = life.send(reply)
+        except StopIteration:
+            self._clients.view.unlisten(self.table, self._consent_changed)
+
+    def gauges(self) -> PartitionGauges:
+        """How the partition is doing, in numbers."""
+        lag_records = self._lag_records()
+        age_seconds = time.time() - self._last_timestamp_ms / 1000
+        return PartitionGauges(
+            partition=self.number,
+            lag_records=lag_records,
+            lag_seconds=max(0.0, age_seconds) if lag_records else 0.0,
+            consent_staleness_seconds=self._stale_seconds(),
+            ready=self._partition.phase is Phase.READY,
+        )
+
+    def readiness(self) -> str:
+        """`ok`, or what keeps the partition from deciding."""
+        partition = self._partition
+        if partition.stalled_because is not None:
+            return f"{partition.phase}: {partition.stalled_because}"
+        if partition.phase is not Phase.READY:
+            return str(partition.phase)
+        stale_seconds = self._stale_seconds()
+        return OK if stale_seconds < STALE_SECONDS else f"consent view stale: {stale_seconds:.0f} s"
+
+    def liveness(self) -> str:
+        """`ok`, or for how long there has been no progress."""
+        stuck_seconds = time.monotonic() - self._progressed_at
+        if stuck_seconds < STUCK_SECONDS or not self._lag_records():
+            return OK
+        return f"lags and has committed nothing for {stuck_seconds:.0f} s"
+
+    def _report(self, event: Event) -> None:
+        self._observe(event)
+        match event:
+            case Ready():
+                # Not before: what a bootstrap reads are no changes.
+                self._clients.view.listen(self.table, self._consent_changed)
+            case Committed():
+                self._committed(event)
+
+    def _committed(self, event: Committed) -> None:
+        self._progressed_at = time.monotonic()
+        outcome = event.outcome
+        if outcome.batch.records:
+            self._last_timestamp_ms = outcome.batch.records[-1].timestamp
+        pending = self._withdrawals
+        while pending and pending[0].offset < outcome.frontier[pending[0].partition]:
+            self._observe_effect_ms(event.committed.unix_ms - pending.popleft().timestamp_ms)
+
+    def _consent_changed(self, change: ConsentChange) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        before, after = change.before, change.after
+        if self._gate.is_eligible(before, now_ms) and not self._gate.is_eligible(after, now_ms):
+            self._withdrawals.append(change)
+
+    def _lag_records(self) -> int:
+        high = self._clients.source.high_watermark(self.number)
+        return 0 if high is None else max(0, high - self._partition.next_offset)
+
+    def _stale_seconds(self) -> float:
+        return time.monotonic() - self._transport.fresh_at_monotonic
