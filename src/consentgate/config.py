@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +10,41 @@ import msgspec
 
 from consentgate.core.decide import Limits
 from consentgate.core.decode import ConsentFields, ContentFields, content_decoder
-from consentgate.core.document import Document, Value, key_text, parse_document
+from consentgate.core.document import Document, Problem, Value, key_text, parse_document
 from consentgate.core.document import Path as KeyPath
 from consentgate.errors import ConfigError
-from consentgate.kafka.settings import SETTINGS
 
 PREFIX = "CONSENTGATE_"
 CONFIG_VARIABLE = "CONSENTGATE_CONFIG"
+
+KAFKA_SETTINGS = frozenset(
+    {
+        "bootstrap.servers",
+        "client.id",
+        "compression.type",
+        "fetch.max.bytes",
+        "fetch.wait.max.ms",
+        "heartbeat.interval.ms",
+        "max.partition.fetch.bytes",
+        "max.poll.interval.ms",
+        "metadata.max.age.ms",
+        "retry.backoff.ms",
+        "sasl.mechanism",
+        "sasl.mechanisms",
+        "sasl.password",
+        "sasl.username",
+        "security.protocol",
+        "session.timeout.ms",
+        "socket.timeout.ms",
+        "ssl.ca.location",
+        "ssl.certificate.location",
+        "ssl.endpoint.identification.algorithm",
+        "ssl.key.location",
+        "ssl.key.password",
+        "transaction.timeout.ms",
+    }
+)
+"""What the `kafka` section may hold; librdkafka's names."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
@@ -116,7 +144,7 @@ def load_config(path: str | None, environment: Mapping[str, str] | None = None) 
     values = document.value if document.value is not None else {}
     if not isinstance(values, dict):
         raise ConfigError(f"{document.file}:1: the configuration must be a mapping of keys")
-    _refuse_unknown_keys(document, values, Config, ())
+    _refuse_unknown_keys(document, values)
     values = _substitute(document, values, (), env)
     _override(values, env)
     return _check(_convert(document, values), document)
@@ -131,16 +159,25 @@ def _read(path: str) -> Document:
     return parse_document(text, path)
 
 
-def _refuse_unknown_keys(
-    document: Document, values: Mapping[str, Value], section: Any, path: KeyPath
-) -> None:
-    known = _fields_of(section)
-    problems = document.unknown_keys(path, values, known)
+def _refuse_unknown_keys(document: Document, values: Mapping[str, Value]) -> None:
+    problems = list(_unknown_keys(document, values, Config, ()))
+    kafka = values.get("kafka")
+    if isinstance(kafka, dict):
+        problems += document.unknown_keys(("kafka",), kafka, sorted(KAFKA_SETTINGS))
     if problems:
         raise ConfigError("\n".join(map(str, problems)))
+
+
+def _unknown_keys(
+    document: Document, values: Mapping[str, Value], section: Any, path: KeyPath
+) -> Iterator[Problem]:
+    known = _fields_of(section)
+    if not known:
+        return
+    yield from document.unknown_keys(path, values, known)
     for name, value in values.items():
-        if isinstance(value, dict) and _fields_of(known[name]):
-            _refuse_unknown_keys(document, value, known[name], (*path, name))
+        if isinstance(value, dict) and name in known:
+            yield from _unknown_keys(document, value, known[name], (*path, name))
 
 
 def _fields_of(section: Any) -> dict[str, Any]:
@@ -195,8 +232,8 @@ def _override(values: dict[str, Any], env: Mapping[str, str]) -> None:
 def _key_path(variable: str) -> list[str] | None:
     names = variable.removeprefix(PREFIX).lower().split("__")
     if names[0] == "kafka" and len(names) == 2:
-        dotted = {name.replace(".", "_"): name for name in SETTINGS}
-        return ["kafka", dotted[names[1]]] if names[1] in dotted else None
+        setting = names[1].replace("_", ".")
+        return ["kafka", setting] if setting in KAFKA_SETTINGS else None
     known: Any = Config
     for name in names:
         fields = _fields_of(known)

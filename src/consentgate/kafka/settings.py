@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from consentgate.config import KAFKA_SETTINGS
 from consentgate.core.document import nearest
 from consentgate.errors import ConfigError
 
@@ -34,16 +35,6 @@ _PRODUCER = {
     "compression.type": "compression_type",
     "transaction.timeout.ms": "transaction_timeout_ms",
 }
-_TLS = {
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-    "ssl.key.password",
-    "ssl.endpoint.identification.algorithm",
-}
-
-SETTINGS = frozenset({*_CLIENT, *_CONSUMER, *_GROUP, *_PRODUCER, *_TLS})
-"""The names that the `kafka` section of the configuration may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +59,9 @@ def kafka_settings(kafka: Mapping[str, str | int | float | bool]) -> KafkaSettin
         ConfigError: naming the setting, never its value.
     """
     for name in kafka:
-        if name not in SETTINGS:
-            raise ConfigError(f"kafka.{name}: unknown setting, {nearest(name, sorted(SETTINGS))}")
+        if name not in KAFKA_SETTINGS:
+            hint = nearest(name, sorted(KAFKA_SETTINGS))
+            raise ConfigError(f"kafka.{name}: unknown setting, {hint}")
     client = {"bootstrap_servers": "localhost:9092", **_pick(_CLIENT, kafka)}
     if "SSL" in str(client.get("security_protocol", "")).split("_"):
         client["ssl_context"] = _tls_context(kafka)
