@@ -21,6 +21,17 @@ def holding(partition: int, state: ConsentState) -> Holding:
     return Holding(partition, state)
 
 
+@dataclass(frozen=True, slots=True)
+class ConsentChange:
+    """One consent record of a subject, and what was held of them after it."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    subject: bytes
+    after: Holding | None
+
+
 @dataclass(slots=True)
 class ConsentTable:
     """Subject to consent state, over one consent partition or over several.

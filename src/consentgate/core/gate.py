@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from consentgate.core.consent import ConsentTable, Holding
+import orjson
+
+from consentgate.core.consent import ConsentChange, ConsentTable, Holding
 from consentgate.core.decide import (
     Limits,
     Person,
@@ -82,6 +84,8 @@ class BatchOutcome:
     frontier: Mapping[int, int]
     training: Sequence[Output]
     quarantine: Sequence[Output]
+    retractions: Sequence[Output]
+    retracted: Sequence[ConsentChange]  # one for each retraction
     entry: LedgerEntry
     counts: Mapping[Decision, int]
 
@@ -104,8 +108,18 @@ class Gate:
     _rules: RulesInForce | None = None
     _persons: dict[Holding | None, Person] | None = None
 
-    def judge(self, batch: Batch, previous: str, now_ms: int) -> BatchOutcome:
-        """Decide on every record of the batch, all at the moment `now_ms` (epoch milliseconds)."""
+    def judge(
+        self,
+        batch: Batch,
+        previous: str,
+        now_ms: int,
+        changes: Sequence[ConsentChange] = (),
+    ) -> BatchOutcome:
+        """Decide on every record of the batch, all at the moment `now_ms` (epoch milliseconds).
+
+        `changes` are the consent changes since the last committed frontier; those that the table's
+        frontier covers are retracted.
+        """
         decide = self._decider(now_ms)
         frontier = dict(self.table.frontier)
         decisions: list[Decision] = []
@@ -134,13 +148,70 @@ class Gate:
             offsets=offsets,
             decisions=decisions,
         )
-        entry = write_entry(self.chain, facts, previous)
-        counts = Counter(decisions)
-        return BatchOutcome(batch, now_ms, frontier, training, quarantine, entry, counts)
+        covered = [c for c in changes if c.offset < frontier[c.partition]]
+        retracted = self._ineligible(covered, now_ms)
+        return BatchOutcome(
+            batch=batch,
+            decided_at_ms=now_ms,
+            frontier=frontier,
+            training=training,
+            quarantine=quarantine,
+            retractions=[self._retraction(change, batch.first, now_ms) for change in retracted],
+            retracted=retracted,
+            entry=write_entry(self.chain, facts, previous),
+            counts=Counter(decisions),
+        )
 
-    def is_eligible(self, held: Holding | None, now_ms: int) -> bool:
-        """Whether somebody's state alone permits that some content of theirs is forwarded now."""
-        return self._person_of_holding(now_ms)(held).rule is not None
+    def catch_up(
+        self,
+        next_offset: int,
+        changes: Sequence[ConsentChange],
+        frontier: Mapping[int, int],
+        previous: str,
+        now_ms: int,
+    ) -> BatchOutcome:
+        """No decisions: only the retractions of the changes below `frontier`.
+
+        For a worker that comes back after a while, and advances its frontier in steps.
+        """
+        facts = BatchFacts(
+            first=next_offset,
+            last=next_offset - 1,
+            decided_at_ms=now_ms,
+            frontier=frontier,
+            policy=self.policy.reference,
+            offsets=(),
+            decisions=(),
+        )
+        retracted = self._ineligible(changes, now_ms)
+        return BatchOutcome(
+            batch=Batch(next_offset, next_offset, ()),
+            decided_at_ms=now_ms,
+            frontier=frontier,
+            training=(),
+            quarantine=(),
+            retractions=[self._retraction(change, next_offset, now_ms) for change in retracted],
+            retracted=retracted,
+            entry=write_entry(self.chain, facts, previous),
+            counts={},
+        )
+
+    def _ineligible(self, changes: Sequence[ConsentChange], now_ms: int) -> list[ConsentChange]:
+        """The changes after which the person may not be used."""
+        person_of_holding = self._person_of_holding(now_ms)
+        return [change for change in changes if person_of_holding(change.after).rule is None]
+
+    def _retraction(self, change: ConsentChange, first: int, now_ms: int) -> Output:
+        reason = self._person_of_holding(now_ms)(change.after).decision.reason
+        # A subject that is not UTF-8 can have left in no readable record, but may have a key.
+        retraction = {
+            "subject": change.subject.decode(errors="replace"),
+            "reason": str(reason),
+            "consent": f"{self.consent_topic}-{change.partition}@{change.offset}",
+            "before": f"{self.chain.topic}-{self.chain.partition}@{first}",
+            "at": now_ms,
+        }
+        return Output(now_ms, change.subject, orjson.dumps(retraction), [])
 
     def _decider(self, now_ms: int) -> Callable[[Record], Decision]:
         person_of_holding = self._person_of_holding(now_ms)

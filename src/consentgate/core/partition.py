@@ -6,10 +6,11 @@ service against Kafka, a simulation against a fake - decides nothing.
 """
 
 import enum
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from consentgate.core.consent import ConsentChange
 from consentgate.core.gate import Batch, BatchOutcome, Gate
 
 T = TypeVar("T")
@@ -20,6 +21,9 @@ IDLE_MS = 400
 BATCH_RECORDS_MAX = 16_384
 BATCH_OFFSETS_MAX = 1_000_000
 """How many offsets one ledger entry may account for; what lies beyond is left to the next."""
+
+CHANGES_MAX = 100_000
+"""How many consent changes may await their commit in memory."""
 
 BACKOFF_MS_MIN, BACKOFF_MS_MAX = 100, 5_000
 
@@ -64,6 +68,14 @@ class Position:
     frontier: Mapping[int, int] | None  # the last committed one; None at the group's first start
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Consent changes up to a frontier."""
+
+    changes: Sequence[ConsentChange]
+    frontier: Mapping[int, int]
+
+
 class Step(Generic[T]):
     """Something that the partition asks for; `T` is the type of the reply."""
 
@@ -104,6 +116,19 @@ class AwaitFrontier(Step[bool]):
     """Wait until the table covers these offsets; False where the time ran out."""
 
     high_watermarks: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConsent(Step[Mapping[int, int]]):
+    """Hand every later change of the table to `Partition.consent_changed`; the frontier now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChanges(Step[Changes]):
+    """Read the consent changes from one frontier on, at most up to another, a bounded number."""
+
+    since: Mapping[int, int]
+    until: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +238,12 @@ class Partition:
         self._records_max = BATCH_RECORDS_MAX
         self._backoff_ms = BACKOFF_MS_MIN
         self._just_taken_over = True
+        self._changes: list[ConsentChange] = []
+
+    def consent_changed(self, change: ConsentChange) -> None:
+        """A consent record was applied to the table; it awaits the commit that covers it."""
+        if len(self._changes) <= CHANGES_MAX:
+            self._changes.append(change)
 
     def stop(self) -> None:
         """Ask for an end after the transaction in hand."""
@@ -244,19 +275,51 @@ class Partition:
         self._committed_frontier = position.frontier
         self.phase = Phase.BOOTSTRAPPING
         yield from self._freshen()
+        self._changes.clear()
+        watched_from = yield from ask(WatchConsent())
+        if position.frontier is not None:
+            yield from self._catch_up(position.frontier, watched_from)
         yield from ask(Seek(position.next_offset))
-        self.phase = Phase.READY
+        self._resume()
         self._just_taken_over = True
         self._report(Ready(position))
 
+    def _catch_up(
+        self, committed: Mapping[int, int], watched_from: Mapping[int, int]
+    ) -> Steps[None]:
+        """Retract what changed while nobody watched, from the last committed frontier on."""
+        if any(committed[p] > frontier for p, frontier in watched_from.items()):
+            raise StepFailed(
+                "the consent topic ends before the committed frontier: "
+                "it was truncated or made anew"
+            )
+        since = committed
+        while since != watched_from:
+            read = yield from ask(ReadChanges(since, watched_from))
+            now = yield from ask(ReadClock())
+            outcome = self.gate.catch_up(
+                self.next_offset, read.changes, read.frontier, self._previous, now.unix_ms
+            )
+            yield from ask(Send(outcome))
+            yield from ask(SendOffset(outcome))
+            sent = yield from ask(ReadClock())
+            yield from ask(Commit())
+            done = yield from ask(ReadClock())
+            self._settle(outcome)
+            self._report(Committed(outcome, now, now, now, sent, done, exposure_ms=0))
+            since = read.frontier
+
     def _turn(self) -> Steps[None]:
+        if len(self._changes) > CHANGES_MAX:
+            # More changes came than are kept; taking the partition over again reads them anew.
+            raise StepFailed("consent changes faster than transactions commit")
         batch = yield from self._fetch()
         fetched = yield from ask(ReadClock())
         read_at = yield from self._freshen()
         fresh = yield from ask(ReadClock())
         # From the reply to the end of the judgement nothing else runs: the frontier that is
         # recorded is the one that every decision of the batch saw.
-        outcome = self.gate.judge(batch, self._previous, fresh.unix_ms)
+        outcome = self.gate.judge(batch, self._previous, fresh.unix_ms, self._changes)
         if batch.next_offset == batch.first and outcome.frontier == self._committed_frontier:
             return
         judged = yield from ask(ReadClock())
@@ -314,12 +377,15 @@ class Partition:
         self._backoff_ms = min(2 * self._backoff_ms, BACKOFF_MS_MAX)
 
     def _settle(self, outcome: BatchOutcome) -> None:
+        frontier = outcome.frontier
+        self._changes = [c for c in self._changes if c.offset >= frontier[c.partition]]
         self.next_offset = outcome.batch.next_offset
         self._previous = outcome.entry.hash
-        self._committed_frontier = outcome.frontier
+        self._committed_frontier = frontier
         self._records_max = min(2 * self._records_max, BATCH_RECORDS_MAX)
         self._backoff_ms = BACKOFF_MS_MIN
-        self._resume()
+        if self.phase is Phase.STALLED:
+            self._resume()
 
     def _halve(self, records: int) -> None:
         self._records_max = max(1, min(records, self._records_max) // 2)

@@ -6,14 +6,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from consentgate.core.consent import ConsentTable, Holding
+from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
+from consentgate.core.partition import Changes
+from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
 
@@ -25,19 +26,11 @@ POLL_MS = 50
 RECORDS_MAX = 4_096
 """How many records are applied before the event loop gets its turn."""
 
+CHANGES_MAX = 20_000
+"""How many records of a partition `read_changes` reads at once."""
+
 GRACE_SECONDS = 60.0
 """How long a partition that nobody needs is followed on, so that a rebalance finds it ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConsentChange:
-    """A consent record that changed what is held of somebody."""
-
-    partition: int
-    offset: int
-    timestamp_ms: int
-    before: Holding | None
-    after: Holding | None
 
 
 class ConsentTopicWentBack(Exception):
@@ -57,6 +50,7 @@ class ConsentView:
         decode: ConsentDecoder,
         on_unreadable: Callable[[str], None],
     ) -> None:
+        self._settings = settings
         self._topic = topic
         self._decode = decode
         self._on_unreadable = on_unreadable
@@ -150,6 +144,32 @@ class ConsentView:
             finally:
                 self._waiters.remove(waiter)
 
+    async def read_changes(
+        self, table: ConsentTable, since: Mapping[int, int], until: Mapping[int, int]
+    ) -> Changes:
+        """The consent records from `since` on, below `until`, at most `CHANGES_MAX` a partition.
+
+        What they left is judged by the record alone, except where the table says that the subject
+        is unreadable, because several partitions hold it.
+        """
+        changes: list[ConsentChange] = []
+        frontier: dict[int, int] = {}
+        for partition in until:
+            records, frontier[partition] = await read_range(
+                self._settings,
+                self._at(partition),
+                (since[partition], until[partition]),
+                CHANGES_MAX,
+            )
+            for record in records:
+                if record.key is not None:
+                    held = table.holdings.get(record.key)
+                    if held is None or held.state is not UNREADABLE:
+                        state, _ = self._read(record)
+                        held = None if state is None else holding(partition, state)
+                    changes.append(_change(partition, record, held))
+        return Changes(changes, frontier)
+
     async def run(self) -> None:
         """Follow for ever."""
         while True:
@@ -173,9 +193,10 @@ class ConsentView:
             fetched = await self._reader.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
         except UNREADABLE_ERRORS:
             fetched = await self._read_around()
-        for tp, records in fetched.items():
-            self._apply(tp.partition, records)
-        await self._advance()
+        positions = {p: await self._reader.position(self._at(p)) for p in self._following}
+        for partition, position in positions.items():
+            self._apply(partition, fetched.get(self._at(partition), ()), position)
+        self._wake()
 
     async def _assign(self) -> None:
         partitions = [self._at(p) for p in self._tables]
@@ -188,9 +209,9 @@ class ConsentView:
             self._reader.seek(tp, table.frontier[tp.partition])
         self._following = {tp.partition for tp in partitions}
 
-    def _apply(self, partition: int, records: Iterable[Any]) -> None:
+    def _apply(self, partition: int, records: Iterable[Any], frontier: int) -> None:
+        """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         table = self._tables[partition]
-        holdings = table.holdings
         listeners = self._listeners.get(partition, ())
         for record in records:
             state, problem = self._read(record)
@@ -198,25 +219,19 @@ class ConsentView:
                 self._on_unreadable(problem)
             if record.key is None:
                 continue
-            before = holdings.get(record.key)
             table.apply(partition, record.key, state)
-            after = holdings.get(record.key)
-            if after is not before:
+            if listeners:
+                change = _change(partition, record, table.holdings.get(record.key))
                 for listener in listeners:
-                    listener(
-                        ConsentChange(partition, record.offset, record.timestamp, before, after)
-                    )
+                    listener(change)
+        table.advance(partition, frontier)
 
     def _read(self, record: Any) -> tuple[ConsentState | None, str | None]:
         if isinstance(record, UnreadableRecord):
             return UNREADABLE, "headers"
         return self._decode(record.key, record.value)
 
-    async def _advance(self) -> None:
-        for partition in self._following:
-            self._tables[partition].advance(
-                partition, await self._reader.position(self._at(partition))
-            )
+    def _wake(self) -> None:
         for table, high, future in self._waiters:
             if table.covers(high) and not future.done():
                 future.set_result(None)
@@ -252,3 +267,7 @@ class ConsentView:
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
+
+
+def _change(partition: int, record: Any, after: Holding | None) -> ConsentChange:
+    return ConsentChange(partition, record.offset, record.timestamp, record.key, after)

@@ -23,6 +23,7 @@ class OutputPartitions:
     training: TopicPartition
     decisions: TopicPartition
     quarantine: TopicPartition
+    retractions: TopicPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,12 @@ class Layout:
             return TopicPartition(topic, content_partition % self.counts[topic])
 
         topics = self.topics
-        return OutputPartitions(at(topics.training), at(topics.decisions), at(topics.quarantine))
+        return OutputPartitions(
+            at(topics.training),
+            at(topics.decisions),
+            at(topics.quarantine),
+            at(topics.retractions),
+        )
 
 
 async def find_layout(config: Config, cluster: Cluster) -> Layout:

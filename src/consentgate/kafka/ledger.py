@@ -1,11 +1,9 @@
 """Reading the decision ledger back: one entry by its place, or a chain's last one."""
 
-import asyncio
-
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from consentgate.core.ledger import LedgerRecord, read_entry
-from consentgate.kafka.reader import read_topic
+from consentgate.kafka.reader import read_range, read_topic
 from consentgate.kafka.settings import KafkaSettings
 
 
@@ -16,26 +14,10 @@ async def entry_at(
 
     Raises:
         ValueError: if what stands there is no ledger entry, or was changed.
-        TimeoutError: if the topic does not answer.
     """
     tp = TopicPartition(topic, partition)
-    consumer = AIOKafkaConsumer(
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        **settings.client,
-    )
-    async with consumer:
-        consumer.assign([tp])
-        starts = await consumer.beginning_offsets([tp])
-        ends = await consumer.end_offsets([tp])
-        if not starts[tp] <= offset < ends[tp]:
-            return None
-        consumer.seek(tp, offset)
-        async with asyncio.timeout(10):
-            record = await consumer.getone(tp)
-        return read_entry(record.value) if record.offset == offset else None
+    records, _ = await read_range(settings, tp, (offset, offset + 1), records_max=1)
+    return read_entry(records[0].value) if records else None
 
 
 async def last_entry(

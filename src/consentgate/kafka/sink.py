@@ -64,6 +64,7 @@ class TransactionalSink:
             self._send(self._outputs.decisions, [_output(outcome.entry)]),
             self._send(self._outputs.training, outcome.training),
             self._send(self._outputs.quarantine, outcome.quarantine),
+            self._send(self._outputs.retractions, outcome.retractions),
         )
         self._ledger_offset = entry[0].offset
         _check_clock(sent_ms, entry[0].timestamp)

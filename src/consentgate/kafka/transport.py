@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
 
-from consentgate.core.consent import ConsentTable
+from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.ledger import GENESIS, Chain, LedgerRecord
 from consentgate.core.partition import (
     Abort,
@@ -18,6 +19,7 @@ from consentgate.core.partition import (
     Fetch,
     Pause,
     Position,
+    ReadChanges,
     ReadClock,
     ReadHighWatermarks,
     ReadPosition,
@@ -27,6 +29,7 @@ from consentgate.core.partition import (
     SendOffset,
     Step,
     StepFailed,
+    WatchConsent,
 )
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import Cluster
@@ -60,7 +63,13 @@ class Clients:
 class Transport:
     """The hands of one `Partition`."""
 
-    def __init__(self, clients: Clients, chain: Chain, table: ConsentTable) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        chain: Chain,
+        table: ConsentTable,
+        on_consent_change: Callable[[ConsentChange], None],
+    ) -> None:
         self._settings = clients.settings
         self._layout = clients.layout
         self._source = clients.source
@@ -68,6 +77,7 @@ class Transport:
         self._cluster = clients.cluster
         self._chain = chain
         self._table = table
+        self._on_consent_change = on_consent_change
         self._sink: TransactionalSink | None = None
         self._log_start = 0
         self.fresh_at_monotonic = time.monotonic()
@@ -103,6 +113,10 @@ class Transport:
                 return await self._view.high_watermarks(self._table)
             case AwaitFrontier(high_watermarks):
                 return await self._await_frontier(high_watermarks)
+            case WatchConsent():
+                return self._watch_consent()
+            case ReadChanges(since, until):
+                return await self._view.read_changes(self._table, since, until)
             case Send(outcome):
                 return await self._opened.send(outcome)
             case SendOffset(outcome):
@@ -123,6 +137,15 @@ class Transport:
             case Retire():
                 return await self._retire()
         raise AssertionError(f"no such step: {_name(step)}")
+
+    def close(self) -> None:
+        """Watch the consent no longer."""
+        self._view.unlisten(self._table, self._on_consent_change)
+
+    def _watch_consent(self) -> dict[int, int]:
+        # In one step, so that no change falls between the frontier and the first one handed over.
+        self._view.listen(self._table, self._on_consent_change)
+        return dict(self._table.frontier)
 
     @property
     def _opened(self) -> TransactionalSink:

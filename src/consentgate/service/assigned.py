@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 
 from consentgate.core.consent import ConsentTable
@@ -12,11 +11,9 @@ from consentgate.core.partition import (
     Event,
     Partition,
     Phase,
-    Ready,
     Revoked,
     StepFailed,
 )
-from consentgate.kafka.consent import ConsentChange
 from consentgate.kafka.transport import Clients, Transport
 from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
@@ -45,8 +42,9 @@ class AssignedPartition:
         self._observe = observe
         self._observe_effect_ms = observe_effect_ms
         self._partition = Partition(gate, self._report, max_exposure_ms)
-        self._transport = Transport(clients, gate.chain, gate.table)
-        self._withdrawals: deque[ConsentChange] = deque()
+        self._transport = Transport(
+            clients, gate.chain, gate.table, self._partition.consent_changed
+        )
         self._progressed_at = time.monotonic()
         self._last_timestamp_ms = 0
 
@@ -74,7 +72,7 @@ class AssignedPartition:
                 else:
                     step = life.send(reply)
         except StopIteration:
-            self._clients.view.unlisten(self.table, self._consent_changed)
+            self._transport.close()
 
     def gauges(self) -> PartitionGauges:
         """How the partition is doing, in numbers."""
@@ -107,27 +105,16 @@ class AssignedPartition:
 
     def _report(self, event: Event) -> None:
         self._observe(event)
-        match event:
-            case Ready():
-                # Not before: what a bootstrap reads are no changes.
-                self._clients.view.listen(self.table, self._consent_changed)
-            case Committed():
-                self._committed(event)
+        if isinstance(event, Committed):
+            self._committed(event)
 
     def _committed(self, event: Committed) -> None:
         self._progressed_at = time.monotonic()
         outcome = event.outcome
         if outcome.batch.records:
             self._last_timestamp_ms = outcome.batch.records[-1].timestamp
-        pending = self._withdrawals
-        while pending and pending[0].offset < outcome.frontier[pending[0].partition]:
-            self._observe_effect_ms(event.committed.unix_ms - pending.popleft().timestamp_ms)
-
-    def _consent_changed(self, change: ConsentChange) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        before, after = change.before, change.after
-        if self._gate.is_eligible(before, now_ms) and not self._gate.is_eligible(after, now_ms):
-            self._withdrawals.append(change)
+        for change in outcome.retracted:
+            self._observe_effect_ms(event.committed.unix_ms - change.timestamp_ms)
 
     def _lag_records(self) -> int:
         high = self._clients.source.high_watermark(self.number)

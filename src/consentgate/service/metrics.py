@@ -95,8 +95,8 @@ class Metrics:
         )
         self.withdrawal_effect_seconds = Histogram(
             "consentgate_withdrawal_effect_seconds",
-            "From a consent change that makes somebody ineligible to the commit that covers it, "
-            "once for each input partition.",
+            "From a consent change that leaves somebody ineligible to the commit that covers and "
+            "retracts it, once for each input partition.",
             buckets=_SECONDS,
             registry=registry,
         )
