@@ -17,7 +17,7 @@ from consentgate.core.decide import (
     is_too_large,
     judge_person,
 )
-from consentgate.core.decode import ContentDecoder
+from consentgate.core.decode import ContentDecoder, ContentEvent
 from consentgate.core.ledger import BatchFacts, Chain, LedgerEntry, write_entry
 from consentgate.core.model import (
     UNKNOWN_JURISDICTION,
@@ -56,6 +56,10 @@ class Batch:
     records: Sequence[Record]
     unreadable: Sequence[int] = ()  # offsets that the client could not read at all
 
+    def first_half(self) -> "Batch":
+        """The part of the batch with the first half of its records, two at the least."""
+        return self.before(self.records[len(self.records) // 2].offset)
+
     def before(self, offset: int) -> "Batch":
         """The part of the batch that lies below `offset`."""
         return Batch(
@@ -83,6 +87,7 @@ class BatchOutcome:
     decided_at_ms: int
     frontier: Mapping[int, int]
     training: Sequence[Output]
+    forwarded: Sequence[tuple[bytes, Record]]  # subject and record of each of `training`
     quarantine: Sequence[Output]
     retractions: Sequence[Output]
     retracted: Sequence[ConsentChange]  # one for each retraction
@@ -124,6 +129,7 @@ class Gate:
         frontier = dict(self.table.frontier)
         decisions: list[Decision] = []
         training: list[Output] = []
+        forwarded: list[tuple[bytes, Record]] = []
         quarantine: list[Output] = []
         forward = self._forwarder(frontier)
         for record in batch.records:
@@ -132,6 +138,7 @@ class Gate:
             verdict = made.reason.verdict
             if verdict is Verdict.FORWARD:
                 training.append(forward(record, made))
+                forwarded.append((self._subject(record), record))
             elif verdict is Verdict.QUARANTINE:
                 quarantine.append(self._quarantined(record, made.reason, now_ms))
         offsets = [record.offset for record in batch.records]
@@ -155,11 +162,30 @@ class Gate:
             decided_at_ms=now_ms,
             frontier=frontier,
             training=training,
+            forwarded=forwarded,
             quarantine=quarantine,
             retractions=[self._retraction(change, batch.first, now_ms) for change in retracted],
             retracted=retracted,
             entry=write_entry(self.chain, facts, previous),
             counts=Counter(decisions),
+        )
+
+    def is_overtaken(
+        self, outcome: BatchOutcome, changes: Sequence[ConsentChange], now_ms: int
+    ) -> bool:
+        """Whether a record that the outcome forwards would be withheld if it were decided now.
+
+        `changes` are those since the last committed frontier, up to the table's.
+        """
+        same_rules = self.policy.at(now_ms) is self.policy.at(outcome.decided_at_ms)
+        newer = {c.subject for c in changes if c.offset >= outcome.frontier[c.partition]}
+        if same_rules and not newer:
+            return False
+        decide = self._decider(now_ms)
+        return any(
+            decide(record).reason.verdict is not Verdict.FORWARD
+            for subject, record in outcome.forwarded
+            if subject in newer or not same_rules
         )
 
     def catch_up(
@@ -189,12 +215,23 @@ class Gate:
             decided_at_ms=now_ms,
             frontier=frontier,
             training=(),
+            forwarded=(),
             quarantine=(),
             retractions=[self._retraction(change, next_offset, now_ms) for change in retracted],
             retracted=retracted,
             entry=write_entry(self.chain, facts, previous),
             counts={},
         )
+
+    def _subject(self, record: Record) -> bytes:
+        """The subject of a record that is forwarded, and so can be read."""
+        if self.key_is_subject:
+            assert record.key is not None, "a forwarded record has its subject as key"
+            return record.key
+        assert record.value is not None, "a forwarded record has a value"
+        event = self.decode(record.value)
+        assert isinstance(event, ContentEvent), "a forwarded record can be decoded"
+        return event.subject.encode()
 
     def _ineligible(self, changes: Sequence[ConsentChange], now_ms: int) -> list[ConsentChange]:
         """The changes after which the person may not be used."""

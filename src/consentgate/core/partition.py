@@ -25,6 +25,9 @@ BATCH_OFFSETS_MAX = 1_000_000
 CHANGES_MAX = 100_000
 """How many consent changes may await their commit in memory."""
 
+ATTEMPTS_AT_FULL_SIZE = 2
+"""How often a batch is decided anew before it is halved."""
+
 BACKOFF_MS_MIN, BACKOFF_MS_MAX = 100, 5_000
 
 
@@ -314,6 +317,19 @@ class Partition:
             # More changes came than are kept; taking the partition over again reads them anew.
             raise StepFailed("consent changes faster than transactions commit")
         batch = yield from self._fetch()
+        attempts = 0
+        while (why := (yield from self._attempt(batch))) is not None:
+            attempts += 1
+            self._report(Aborted(why))
+            if attempts >= ATTEMPTS_AT_FULL_SIZE and len(batch.records) > 1:
+                batch = batch.first_half()
+                self._records_max = len(batch.records)
+                yield from ask(Seek(batch.next_offset))
+            elif attempts > ATTEMPTS_AT_FULL_SIZE:
+                self._stall(why)
+
+    def _attempt(self, batch: Batch) -> Steps[str | None]:
+        """Decide and commit; the reason, where the transaction was aborted to decide anew."""
         fetched = yield from ask(ReadClock())
         read_at = yield from self._freshen()
         fresh = yield from ask(ReadClock())
@@ -321,19 +337,30 @@ class Partition:
         # recorded is the one that every decision of the batch saw.
         outcome = self.gate.judge(batch, self._previous, fresh.unix_ms, self._changes)
         if batch.next_offset == batch.first and outcome.frontier == self._committed_frontier:
-            return
+            return None
         judged = yield from ask(ReadClock())
         yield from ask(Send(outcome))
         yield from ask(SendOffset(outcome))
+        yield from self._freshen()
         sent = yield from ask(ReadClock())
         exposure_ms = sent.monotonic_ms - read_at.monotonic_ms
-        if exposure_ms > self._max_exposure_ms:
-            yield from self._redo_smaller(outcome, exposure_ms)
-            return
+        why = self._objection(outcome, sent, exposure_ms)
+        if why is not None:
+            yield from ask(Abort())
+            return why
         yield from ask(Commit())
         committed = yield from ask(ReadClock())
         self._settle(outcome)
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
+        return None
+
+    def _objection(self, outcome: BatchOutcome, now: Moment, exposure_ms: int) -> str | None:
+        """Why the outcome must not be committed any more, if so."""
+        if exposure_ms > self._max_exposure_ms:
+            return f"{exposure_ms} ms from reading the high watermark to the commit"
+        if self.gate.is_overtaken(outcome, self._changes, now.unix_ms):
+            return "a newer consent record or rule turns an outcome"
+        return None
 
     def _fetch(self) -> Steps[Batch]:
         wait_ms = 0 if self._just_taken_over else IDLE_MS
@@ -357,21 +384,12 @@ class Partition:
             if self.phase is not Phase.BOOTSTRAPPING:
                 self._stall("the consent view does not catch up with the consent topic")
 
-    def _redo_smaller(self, outcome: BatchOutcome, exposure_ms: int) -> Steps[None]:
-        yield from ask(Abort())
-        why = f"{exposure_ms} ms from reading the high watermark to the commit"
-        self._report(Aborted(why))
-        if self._records_max == 1:
-            self._stall(why)
-        self._halve(len(outcome.batch.records))
-        yield from ask(Seek(outcome.batch.first))
-
     def _recycle(self, failure: StepFailed) -> Steps[None]:
         self.phase = Phase.RECYCLING
         self.stalled_because = str(failure)
         self._report(Recycled(str(failure)))
         if failure.timed_out:
-            self._halve(self._records_max)
+            self._records_max = max(1, self._records_max // 2)
         yield from ask(Retire())
         yield from ask(Pause(self._backoff_ms))
         self._backoff_ms = min(2 * self._backoff_ms, BACKOFF_MS_MAX)
@@ -386,9 +404,6 @@ class Partition:
         self._backoff_ms = BACKOFF_MS_MIN
         if self.phase is Phase.STALLED:
             self._resume()
-
-    def _halve(self, records: int) -> None:
-        self._records_max = max(1, min(records, self._records_max) // 2)
 
     def _stall(self, why: str) -> None:
         self.phase = Phase.STALLED
