@@ -33,6 +33,8 @@ from consentgate.tools.fixtures import FixtureRecord, read_fixture
 from consentgate.tools.publish import publish as publish_fixtures
 from consentgate.tools.replay import line_json, summary_json
 from consentgate.tools.replay import replay as replay_fixtures
+from consentgate.tools.verify import verification_json, verification_lines
+from consentgate.tools.verify import verify as verify_topics
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -209,6 +211,37 @@ def replay(
             f"{numbers['quarantine']} quarantined; {numbers['mismatches']} mismatches"
         )
     if summary["summary"]["mismatches"]:
+        raise typer.Exit(EXIT_FOUND)
+
+
+@app.command()
+def verify(
+    config_path: ConfigOption = None,
+    policy_names: Annotated[
+        list[str] | None,
+        typer.Option("--policy", help="A policy that was in force; repeat for several."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where something could not be checked.")
+    ] = False,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Check from the topics alone that nothing slipped through; exit 1 on a violation.
+
+    Example: consentgate verify -c consentgate.yaml --policy linkedin --strict
+    """
+    config = load_config(config_path)
+    policies = [load_policy(name) for name in policy_names or [config.policy]]
+    with _progress() as progress:
+        task = progress.add_task("verify", total=None)
+        verification = asyncio.run(
+            verify_topics(config, policies, lambda offsets: progress.advance(task, offsets))
+        )
+    if fmt is Format.JSON:
+        print(orjson.dumps(verification_json(verification)).decode())
+    else:
+        print("\n".join(verification_lines(verification)))
+    if verification.violations or (strict and verification.unchecked):
         raise typer.Exit(EXIT_FOUND)
 
 

@@ -92,6 +92,7 @@ class BatchOutcome:
     retractions: Sequence[Output]
     retracted: Sequence[ConsentChange]  # one for each retraction
     entry: LedgerEntry
+    decisions: Sequence[Decision]  # of the batch's records, then of its unreadable offsets
     counts: Mapping[Decision, int]
 
 
@@ -156,7 +157,7 @@ class Gate:
             decisions=decisions,
         )
         covered = [c for c in changes if c.offset < frontier[c.partition]]
-        retracted = self._ineligible(covered, now_ms)
+        retracted = self.ineligible(covered, now_ms)
         return BatchOutcome(
             batch=batch,
             decided_at_ms=now_ms,
@@ -167,6 +168,7 @@ class Gate:
             retractions=[self._retraction(change, batch.first, now_ms) for change in retracted],
             retracted=retracted,
             entry=write_entry(self.chain, facts, previous),
+            decisions=decisions,
             counts=Counter(decisions),
         )
 
@@ -209,7 +211,7 @@ class Gate:
             offsets=(),
             decisions=(),
         )
-        retracted = self._ineligible(changes, now_ms)
+        retracted = self.ineligible(changes, now_ms)
         return BatchOutcome(
             batch=Batch(next_offset, next_offset, ()),
             decided_at_ms=now_ms,
@@ -220,6 +222,7 @@ class Gate:
             retractions=[self._retraction(change, next_offset, now_ms) for change in retracted],
             retracted=retracted,
             entry=write_entry(self.chain, facts, previous),
+            decisions=(),
             counts={},
         )
 
@@ -233,7 +236,7 @@ class Gate:
         assert isinstance(event, ContentEvent), "a forwarded record can be decoded"
         return event.subject.encode()
 
-    def _ineligible(self, changes: Sequence[ConsentChange], now_ms: int) -> list[ConsentChange]:
+    def ineligible(self, changes: Sequence[ConsentChange], now_ms: int) -> list[ConsentChange]:
         """The changes after which the person may not be used."""
         person_of_holding = self._person_of_holding(now_ms)
         return [change for change in changes if person_of_holding(change.after).rule is None]

@@ -5,6 +5,7 @@ the step's reply, and has `StepFailed` or `Revoked` thrown into it. Whoever driv
 service against Kafka, a simulation against a fake - decides nothing.
 """
 
+import contextlib
 import enum
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,6 +217,14 @@ class Ready:
     position: Position
 
 
+@dataclass(frozen=True, slots=True)
+class _Objection:
+    """Why an outcome must not be committed any more."""
+
+    why: str
+    too_slow: bool  # to be redone smaller at once
+
+
 Event = Committed | Aborted | Stalled | Recycled | Ready
 Steps = Generator[Step[Any], Any, T]
 
@@ -265,7 +274,9 @@ class Partition:
         except Revoked:
             pass
         self.phase = Phase.REVOKED
-        yield from ask(Retire())
+        # Whatever happens to this last step, there is none after it.
+        with contextlib.suppress(StepFailed, Revoked):
+            yield from ask(Retire())
 
     def _take_over(self) -> Steps[None]:
         # The order matters: only after the fence can no earlier transaction of this partition
@@ -298,6 +309,8 @@ class Partition:
             )
         since = committed
         while since != watched_from:
+            if self._stopping:
+                raise Revoked
             read = yield from ask(ReadChanges(since, watched_from))
             now = yield from ask(ReadClock())
             outcome = self.gate.catch_up(
@@ -313,29 +326,29 @@ class Partition:
             since = read.frontier
 
     def _turn(self) -> Steps[None]:
-        if len(self._changes) > CHANGES_MAX:
-            # More changes came than are kept; taking the partition over again reads them anew.
-            raise StepFailed("consent changes faster than transactions commit")
         batch = yield from self._fetch()
         attempts = 0
-        while (why := (yield from self._attempt(batch))) is not None:
+        while (objection := (yield from self._attempt(batch))) is not None:
             attempts += 1
-            self._report(Aborted(why))
-            if attempts >= ATTEMPTS_AT_FULL_SIZE and len(batch.records) > 1:
+            self._report(Aborted(objection.why))
+            if self._stopping:
+                return
+            at_full_size = attempts < ATTEMPTS_AT_FULL_SIZE and not objection.too_slow
+            if len(batch.records) > 1 and not at_full_size:
                 batch = batch.first_half()
                 self._records_max = len(batch.records)
                 yield from ask(Seek(batch.next_offset))
             elif attempts > ATTEMPTS_AT_FULL_SIZE:
-                self._stall(why)
+                self._stall(objection.why)
 
-    def _attempt(self, batch: Batch) -> Steps[str | None]:
-        """Decide and commit; the reason, where the transaction was aborted to decide anew."""
+    def _attempt(self, batch: Batch) -> Steps["_Objection | None"]:
+        """Decide and commit; the objection, where it was aborted to be decided anew."""
         fetched = yield from ask(ReadClock())
         read_at = yield from self._freshen()
         fresh = yield from ask(ReadClock())
         # From the reply to the end of the judgement nothing else runs: the frontier that is
         # recorded is the one that every decision of the batch saw.
-        outcome = self.gate.judge(batch, self._previous, fresh.unix_ms, self._changes)
+        outcome = self.gate.judge(batch, self._previous, fresh.unix_ms, self._all_changes())
         if batch.next_offset == batch.first and outcome.frontier == self._committed_frontier:
             return None
         judged = yield from ask(ReadClock())
@@ -344,23 +357,32 @@ class Partition:
         yield from self._freshen()
         sent = yield from ask(ReadClock())
         exposure_ms = sent.monotonic_ms - read_at.monotonic_ms
-        why = self._objection(outcome, sent, exposure_ms)
-        if why is not None:
+        objection = self._objection(outcome, sent, exposure_ms)
+        if objection is not None:
             yield from ask(Abort())
-            return why
+            return objection
         yield from ask(Commit())
         committed = yield from ask(ReadClock())
         self._settle(outcome)
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
         return None
 
-    def _objection(self, outcome: BatchOutcome, now: Moment, exposure_ms: int) -> str | None:
-        """Why the outcome must not be committed any more, if so."""
+    def _objection(
+        self, outcome: BatchOutcome, now: Moment, exposure_ms: int
+    ) -> "_Objection | None":
         if exposure_ms > self._max_exposure_ms:
-            return f"{exposure_ms} ms from reading the high watermark to the commit"
-        if self.gate.is_overtaken(outcome, self._changes, now.unix_ms):
-            return "a newer consent record or rule turns an outcome"
+            why = f"{exposure_ms} ms from reading the high watermark to the commit"
+            return _Objection(why, too_slow=True)
+        if self.gate.is_overtaken(outcome, self._all_changes(), now.unix_ms):
+            return _Objection("a newer consent record or rule turns an outcome", too_slow=False)
         return None
+
+    def _all_changes(self) -> Sequence[ConsentChange]:
+        """The changes since the last committed frontier, up to the table's: all or a failure."""
+        if len(self._changes) > CHANGES_MAX:
+            # More changes came than are kept; taking the partition over again reads them anew.
+            raise StepFailed("consent changes faster than transactions commit")
+        return self._changes
 
     def _fetch(self) -> Steps[Batch]:
         wait_ms = 0 if self._just_taken_over else IDLE_MS
@@ -381,6 +403,8 @@ class Partition:
                 if self.phase is Phase.STALLED:
                     self._resume()
                 return read_at
+            if self._stopping:
+                raise Revoked
             if self.phase is not Phase.BOOTSTRAPPING:
                 self._stall("the consent view does not catch up with the consent topic")
 
@@ -406,9 +430,10 @@ class Partition:
             self._resume()
 
     def _stall(self, why: str) -> None:
-        self.phase = Phase.STALLED
         self.stalled_because = why
-        self._report(Stalled(why))
+        if self.phase is not Phase.STALLED:
+            self.phase = Phase.STALLED
+            self._report(Stalled(why))
 
     def _resume(self) -> None:
         self.phase = Phase.READY

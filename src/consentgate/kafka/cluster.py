@@ -122,10 +122,6 @@ class Cluster:
         """
         asked = [TopicPartition(topic, partition) for partition in partitions]
         answers = await self._group_offsets(group, asked)
-        if set(answers) != set(asked):
-            # On an error the coordinator leaves partitions out, which must not look like a group
-            # that has never committed.
-            raise KafkaError("the group coordinator gave no answer on the committed offsets")
         return {
             tp.partition: (answer.offset, Bookmark.decode(answer.metadata))
             for tp, answer in answers.items()
@@ -141,10 +137,14 @@ class Cluster:
                 answers: Mapping[
                     TopicPartition, OffsetAndMetadata
                 ] = await self._admin.list_consumer_group_offsets(group, partitions=asked)
+                if set(answers) == set(asked):
+                    return answers
             except KafkaError as error:
                 # A cluster that has never had a group creates its coordinator's topic first.
                 if not error.retriable or time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(0.2)
-            else:
-                return answers
+            # While it loads, the coordinator leaves partitions out, which must not look like a
+            # group that has never committed.
+            if time.monotonic() > deadline:
+                raise KafkaError("the group coordinator gave no answer on the committed offsets")
+            await asyncio.sleep(0.2)

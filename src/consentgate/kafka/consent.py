@@ -123,9 +123,11 @@ class ConsentView:
         Raises:
             ConsentTopicWentBack: if one lies below what was applied; the table is thrown away.
         """
-        ends = await self._watermarks.end_offsets([self._at(p) for p in table.frontier])
+        # What was applied by now; the table may go beyond the answer while that is on its way.
+        applied = dict(table.frontier)
+        ends = await self._watermarks.end_offsets([self._at(p) for p in applied])
         high = {tp.partition: offset for tp, offset in ends.items()}
-        if any(high[p] < frontier for p, frontier in table.frontier.items()):
+        if any(high[p] < frontier for p, frontier in applied.items()):
             self._to_reset.append(table)
             raise ConsentTopicWentBack(
                 f"the consent topic {self._topic} ends before what was read of it"

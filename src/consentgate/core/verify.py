@@ -1,0 +1,374 @@
+"""The verifier: one chain of the ledger against the records that it speaks of.
+
+It feeds the gate again with what the ledger says the gate saw - the offsets, the frontier, the
+policy, the moment - and compares everything that comes out with what the topics hold. It shares
+the decision with the enforcer, and nothing that makes the enforcer's transactions.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from consentgate.core.consent import ConsentChange, ConsentTable
+from consentgate.core.gate import SOURCE_HEADER, Batch, BatchOutcome, Gate, Output
+from consentgate.core.ledger import GENESIS, LedgerRecord, entry_hash, read_codes
+from consentgate.core.model import Decision, Reason, Verdict
+
+PROPERTIES = {
+    "S1": "pinned: decided again at the recorded frontier, policy and moment",
+    "S2": "fresh: nothing appended after its owner's withdrawal was forwarded",
+    "S3": "deny by default: every forwarded record was permitted",
+    "S4": "fence: frontiers never go back",
+    "S5": "bounded exposure: records committed between a withdrawal and its effect",
+    "S6": "compensated: every covered change that leaves somebody ineligible is retracted",
+    "S7": "complete: every offset has one outcome, and every outcome its record",
+}
+
+FINDINGS_MAX = 100
+"""How many findings are listed for each property; all are counted."""
+
+EXPOSURE_WINDOW_MS = 120_000
+"""How long forwarded records are remembered to see whether a withdrawal came in before them."""
+
+CLOCK_SKEW_MS = 1_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was looked at for one property, and what came of it."""
+
+    checked: int = 0
+    violations: int = 0
+    findings: list[str] = field(default_factory=list)
+    unchecked: Counter[str] = field(default_factory=Counter)
+
+    def violation(self, place: str, message: str) -> None:
+        """Something is wrong at this place (topic-partition@offset)."""
+        self.violations += 1
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(f"{place}: {message}")
+
+
+@dataclass(slots=True)
+class Verification:
+    """The tallies of all properties over all chains."""
+
+    tallies: dict[str, Tally] = field(
+        default_factory=lambda: {name: Tally() for name in PROPERTIES}
+    )
+    exposed_records: int = 0
+    exposure_ms_max: int = 0
+
+    @property
+    def violations(self) -> int:
+        """Over all properties."""
+        return sum(tally.violations for tally in self.tallies.values())
+
+    @property
+    def unchecked(self) -> int:
+        """Over all properties."""
+        return sum(tally.unchecked.total() for tally in self.tallies.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A record and where it stands."""
+
+    place: str  # topic-partition@offset
+    record: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What the topics hold of one ledger entry's offsets."""
+
+    content: Batch | None  # None where it has expired
+    training: Sequence[Placed]
+    quarantine: Sequence[Placed]
+    retractions: Sequence[Placed]  # those of the chain with the entry's first offset as `before`
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A decision that comes out differently, which compaction of the consent topic may explain."""
+
+    place: str
+    subject: bytes
+    frontier: Mapping[int, int]
+    recorded: Reason
+    recomputed: Reason
+
+
+class ChainVerifier:
+    """Checks the entries of one group and input partition, in their order."""
+
+    def __init__(
+        self, gates: Mapping[str, Gate], table: ConsentTable, verification: Verification
+    ) -> None:
+        self._gates = gates
+        self._table = table
+        self._tallies = verification.tallies
+        self._verification = verification
+        self._previous: LedgerRecord | None = None
+        self._changes: list[ConsentChange] = []
+        self._next_consent: dict[int, int] = {}
+        self._compacted: set[int] = set()
+        self._doubts: list[_Doubt] = []
+        self._latest: dict[bytes, tuple[int, str]] = {}
+        self._recent: deque[tuple[int, Counter[bytes]]] = deque()
+
+    def consent(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
+        """Take in a consent record that was applied to the table."""
+        expected = self._next_consent.get(change.partition, change.offset)
+        if change.offset > expected:
+            self._compacted.add(change.partition)
+        self._next_consent[change.partition] = change.offset + 1
+        self._changes.append(change)
+        self._settle_doubts_about(change)
+        if self._leaves_ineligible(change):
+            self._check_fresh(change, place, broker_time=broker_time)
+            self._measure_exposure(change)
+
+    def entry(self, place: str, value: bytes, record: LedgerRecord, slice_: Slice) -> None:
+        """Check one ledger entry; the table stands at its frontier, exactly."""
+        self._check_chain(place, value, record)
+        gate = self._gates.get(record.policy)
+        if gate is None or slice_.content is None:
+            why = f"no policy given for {record.policy}" if gate is None else "content has expired"
+            recorded = _outcomes(record)
+            for name in ("S1", "S3"):
+                self._tallies[name].unchecked[why] += len(recorded)
+            self._check_presence(place, record, recorded, slice_)
+        else:
+            self._check_outcome(place, record, gate, slice_)
+        self._previous = record
+        self._changes.clear()
+
+    def committed(self, appended_ms: int, slice_: Slice) -> None:
+        """The entry's records were committed at this time; remember whose they are."""
+        self._recent.append((appended_ms, Counter(p.record.key or b"" for p in slice_.training)))
+        while self._recent and self._recent[0][0] < appended_ms - EXPOSURE_WINDOW_MS:
+            self._recent.popleft()
+
+    def finish(self) -> None:
+        """The topics are at their end; what could not be explained by now is wrong."""
+        for doubt in self._doubts:
+            if self._compacted and doubt.subject not in self._table.holdings:
+                self._tallies["S1"].unchecked["consent history is compacted"] += 1
+            else:
+                self._contradict(doubt)
+        self._doubts.clear()
+
+    def surplus(self, placed: Placed, what: str) -> None:
+        """An output that no ledger entry accounts for."""
+        self._tallies["S7"].violation(placed.place, f"{what}, but no ledger entry accounts for it")
+
+    def _check_chain(self, place: str, value: bytes, record: LedgerRecord) -> None:
+        tally, previous = self._tallies["S7"], self._previous
+        tally.checked += max(0, record.source.last - record.source.first + 1)
+        if entry_hash(orjson.loads(value)) != record.hash:
+            tally.violation(place, "the ledger entry was changed: its hash is not its content's")
+        if previous is None:
+            if record.previous != GENESIS:
+                tally.unchecked["the ledger does not reach back to its first entry"] += 1
+            return
+        if record.previous != previous.hash:
+            tally.violation(place, "the ledger entry does not follow the one before: other hash")
+        if record.source.first != previous.source.last + 1:
+            tally.violation(
+                place,
+                f"offsets {previous.source.last + 1} to {record.source.first - 1} have no outcome",
+            )
+        self._tallies["S4"].checked += 1
+        for partition, frontier in previous.consent.items():
+            if record.consent.get(partition, -1) < frontier:
+                self._tallies["S4"].violation(
+                    place, f"the frontier of consent partition {partition} goes back"
+                )
+
+    def _check_outcome(self, place: str, record: LedgerRecord, gate: Gate, slice_: Slice) -> None:
+        assert slice_.content is not None, "expired content is not decided again"
+        changes = () if self._previous is None else self._changes
+        outcome = gate.judge(slice_.content, record.previous, record.decided_at, changes)
+        self._check_retractions(place, outcome, slice_)
+        recorded = _outcomes(record)
+        recomputed = {
+            r.offset: made
+            for r, made in zip(slice_.content.records, outcome.decisions, strict=False)
+        }
+        for offset in slice_.content.unreadable:
+            recomputed[offset] = outcome.decisions[-1]
+        self._tallies["S1"].checked += len(recomputed)
+        if outcome.entry.hash != record.hash:
+            self._compare(place, record, recorded, recomputed, slice_.content)
+        self._check_outputs(recorded, outcome, slice_)
+
+    def _compare(
+        self,
+        place: str,
+        record: LedgerRecord,
+        recorded: Mapping[int, Reason],
+        recomputed: Mapping[int, Decision],
+        content: Batch,
+    ) -> None:
+        """Find what differs between the recorded entry and the recomputed one."""
+        source = f"{record.source.topic}-{record.source.partition}"
+        keys = {r.offset: r.key or b"" for r in content.records}
+        frontier = {int(p): offset for p, offset in record.consent.items()}
+        same = True
+        for offset in sorted(recorded.keys() | recomputed.keys()):
+            was, made = recorded.get(offset), recomputed.get(offset)
+            if was is None or made is None:
+                same = False
+                what = "has no outcome" if was is None else f"is {was}, but there is no record"
+                self._tallies["S7"].violation(f"{source}@{offset}", what)
+            elif was is not made.reason:
+                same = False
+                self._doubts.append(
+                    _Doubt(f"{source}@{offset}", keys.get(offset, b""), frontier, was, made.reason)
+                )
+        if same:
+            self._tallies["S1"].violation(place, "the entry differs from the one recomputed")
+
+    def _check_outputs(
+        self, recorded: Mapping[int, Reason], outcome: BatchOutcome, slice_: Slice
+    ) -> None:
+        for what, expected, found, verdict in (
+            ("forwarded", outcome.training, slice_.training, Verdict.FORWARD),
+            ("quarantined", outcome.quarantine, slice_.quarantine, Verdict.QUARANTINE),
+        ):
+            wanted = {_source_offset(output.headers): output for output in expected}
+            self._check_places(what, recorded, found, verdict)
+            for placed in found:
+                output = wanted.get(_source_offset(placed.record.headers))
+                if output is not None and not _same(output, placed.record):
+                    self._tallies["S1"].violation(
+                        placed.place, "the record is not the one that was decided"
+                    )
+        for placed in slice_.training:
+            self._latest_of(placed)
+        self._tallies["S3"].checked += len(slice_.training)
+
+    def _check_presence(
+        self, place: str, record: LedgerRecord, recorded: Mapping[int, Reason], slice_: Slice
+    ) -> None:
+        self._check_places("forwarded", recorded, slice_.training, Verdict.FORWARD)
+        self._check_places("quarantined", recorded, slice_.quarantine, Verdict.QUARANTINE)
+        if self._changes:
+            self._tallies["S6"].unchecked[f"no policy given for {record.policy}"] += len(
+                self._changes
+            )
+
+    def _check_places(
+        self, what: str, recorded: Mapping[int, Reason], found: Sequence[Placed], verdict: Verdict
+    ) -> None:
+        """Each outcome has its one record, and each record its outcome."""
+        tally = self._tallies["S7"]
+        wanted = {offset for offset, reason in recorded.items() if reason.verdict is verdict}
+        seen: set[int | None] = set()
+        for placed in found:
+            offset = _source_offset(placed.record.headers)
+            if offset in seen:
+                tally.violation(placed.place, f"source offset {offset} is {what} twice")
+            elif offset not in wanted:
+                tally.violation(placed.place, f"{what}, but the ledger says otherwise")
+            seen.add(offset)
+        for offset in sorted(wanted - seen):
+            tally.violation(f"source offset {offset}", f"{what}, but the record is not there")
+
+    def _check_retractions(self, place: str, outcome: BatchOutcome, slice_: Slice) -> None:
+        tally = self._tallies["S6"]
+        found = {_consent_place(placed.record.value) for placed in slice_.retractions}
+        tally.checked += len(outcome.retractions)
+        for retraction in outcome.retractions:
+            wanted = _consent_place(retraction.value)
+            if wanted not in found:
+                tally.violation(place, f"the change at {wanted} is covered, but not retracted")
+
+    def _leaves_ineligible(self, change: ConsentChange) -> bool:
+        previous = self._previous
+        gate = self._gates.get(previous.policy) if previous is not None else None
+        return gate is not None and bool(gate.ineligible([change], change.timestamp_ms))
+
+    def _check_fresh(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
+        tally = self._tallies["S2"]
+        latest = self._latest.get(change.subject)
+        if latest is None:
+            return
+        if not broker_time:
+            tally.unchecked["record times are the producers'"] += 1
+            return
+        tally.checked += 1
+        appended_ms, content_place = latest
+        if appended_ms > change.timestamp_ms + CLOCK_SKEW_MS:
+            tally.violation(content_place, f"appended after the withdrawal at {place}, forwarded")
+
+    def _measure_exposure(self, change: ConsentChange) -> None:
+        tally = self._tallies["S5"]
+        tally.checked += 1
+        for appended_ms, subjects in reversed(self._recent):
+            if appended_ms <= change.timestamp_ms:
+                break
+            if subjects[change.subject]:
+                exposure_ms = appended_ms - change.timestamp_ms
+                self._verification.exposed_records += subjects[change.subject]
+                self._verification.exposure_ms_max = max(
+                    self._verification.exposure_ms_max, exposure_ms
+                )
+
+    def _latest_of(self, placed: Placed) -> None:
+        key, time_ms = placed.record.key or b"", placed.record.timestamp
+        if key not in self._latest or self._latest[key][0] < time_ms:
+            self._latest[key] = (time_ms, placed.place)
+
+    def _settle_doubts_about(self, change: ConsentChange) -> None:
+        """A later record of the subject may have compacted an earlier one away."""
+        if not self._doubts or change.partition not in self._compacted:
+            return
+        kept = []
+        for doubt in self._doubts:
+            if doubt.subject == change.subject and change.offset >= doubt.frontier.get(
+                change.partition, change.offset + 1
+            ):
+                self._tallies["S1"].unchecked["consent history is compacted"] += 1
+            else:
+                kept.append(doubt)
+        self._doubts = kept
+
+    def _contradict(self, doubt: _Doubt) -> None:
+        message = f"is {doubt.recorded}, but comes out as {doubt.recomputed}"
+        self._tallies["S1"].violation(doubt.place, message)
+        if doubt.recorded.verdict is Verdict.FORWARD:
+            self._tallies["S3"].violation(doubt.place, "forwarded without permission")
+
+
+def _outcomes(record: LedgerRecord) -> dict[int, Reason]:
+    """The recorded reason of each offset that holds a record."""
+    codes = enumerate(read_codes(record.outcomes), start=record.source.first)
+    return {offset: reason for offset, reason in codes if reason is not None}
+
+
+def _source_offset(headers: Sequence[tuple[str, bytes | None]]) -> int | None:
+    """The offset of the content record that an output came of."""
+    for name, value in headers:
+        if name == SOURCE_HEADER and value is not None:
+            return int(value.rpartition(b"@")[2])
+        if name == "__connect.errors.offset" and value is not None:
+            return int(value)
+    return None
+
+
+def _consent_place(value: bytes | None) -> str:
+    return str(orjson.loads(value or b"{}").get("consent"))
+
+
+def _same(output: Output, record: Any) -> bool:
+    return (
+        output.key == record.key
+        and output.value == record.value
+        and list(output.headers) == list(record.headers)
+        and output.timestamp_ms == record.timestamp
+    )

@@ -1,0 +1,89 @@
+"""Walking along one partition, committed records only, as far as it goes now."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unreadable import UNREADABLE_ERRORS, read_around
+
+RECORDS_MAX = 10_000
+
+
+class Cursor:
+    """A position in a partition between its first offset and the end that it had when opened.
+
+    Records that the client cannot read come as `UnreadableRecord`.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int):
+        self.topic = tp.topic
+        self.partition = tp.partition
+        self.start = start
+        self.end = end
+        self._consumer = consumer
+        self._tp = tp
+        self._position = start
+        self._buffer: deque[Any] = deque()
+
+    async def peek(self) -> Any | None:
+        """The next record; None at the end."""
+        while not self._buffer and self._position < self.end:
+            await self._fill()
+        return self._buffer[0] if self._buffer else None
+
+    async def next(self) -> Any | None:
+        """The next record, and go past it; None at the end."""
+        if not self._buffer and await self.peek() is None:
+            return None
+        return self._buffer.popleft()
+
+    async def below(self, offset: int) -> list[Any]:
+        """All records from here to below `offset`, and go there."""
+        found: list[Any] = []
+        while (record := await self.peek()) is not None and record.offset < offset:
+            found.append(self._buffer.popleft())
+        return found
+
+    def place(self, record: Any) -> str:
+        """Where the record stands, as topic-partition@offset."""
+        return f"{self.topic}-{self.partition}@{record.offset}"
+
+    async def _fill(self) -> None:
+        try:
+            fetched = await self._consumer.getmany(
+                self._tp, timeout_ms=100, max_records=RECORDS_MAX
+            )
+            records = fetched.get(self._tp, [])
+            self._position = await self._consumer.position(self._tp)
+        except UNREADABLE_ERRORS:
+            records, self._position = await read_around(self._consumer, self._tp, self._position)
+            self._consumer.seek(self._tp, self._position)
+        self._buffer.extend(record for record in records if record.offset < self.end)
+
+
+@asynccontextmanager
+async def open_cursor(
+    settings: KafkaSettings, topic: str, partition: int, start: int = 0
+) -> AsyncIterator[Cursor]:
+    """A cursor at `start`, or at the first offset that is left after it."""
+    tp = TopicPartition(topic, partition)
+    consumer = AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        **settings.client,
+        **settings.consumer,
+    )
+    async with consumer:
+        consumer.assign([tp])
+        # The end first: what is appended from here on is for another walk.
+        end = (await consumer.end_offsets([tp]))[tp]
+        first = (await consumer.beginning_offsets([tp]))[tp]
+        position = max(first, start)
+        consumer.seek(tp, position)
+        yield Cursor(consumer, tp, position, end)

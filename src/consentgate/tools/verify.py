@@ -1,0 +1,261 @@
+"""`consentgate verify`: S1 to S7 checked from the topics alone."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from consentgate.config import Config
+from consentgate.core.consent import ConsentChange, ConsentTable
+from consentgate.core.decode import consent_decoder, content_decoder
+from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
+from consentgate.core.ledger import Chain, LedgerRecord
+from consentgate.core.model import UNREADABLE, ConsentState
+from consentgate.core.policy import Policy
+from consentgate.core.verify import PROPERTIES, ChainVerifier, Placed, Slice, Verification
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cursor import Cursor, open_cursor
+from consentgate.kafka.layout import Layout, find_layout
+from consentgate.kafka.settings import KafkaSettings, kafka_settings
+from consentgate.kafka.unreadable import UnreadableRecord
+
+_BROKER_TIME = 1
+"""The timestamp type of records whose time the broker has set."""
+
+
+async def verify(
+    config: Config, policies: Sequence[Policy], on_progress: Callable[[int], None]
+) -> Verification:
+    """Check every chain of the group; `on_progress` gets the number of offsets just done.
+
+    Raises:
+        BrokerUnavailable: if no broker answers.
+        ConfigError: if topics are missing.
+    """
+    settings = kafka_settings(config.kafka)
+    cluster = Cluster(settings)
+    await cluster.start(timeout_seconds=60)
+    try:
+        layout = await find_layout(config, cluster)
+    finally:
+        await cluster.stop()
+    verification = Verification()
+    subject = _Subject(config, settings, layout, policies)
+    for partition in layout.content_partitions:
+        walk = _ChainWalk(subject, partition, verification)
+        async for offsets in walk.run():
+            on_progress(offsets)
+    return verification
+
+
+def verification_json(verification: Verification) -> dict[str, Any]:
+    """What `verify --format json` prints."""
+    return {
+        "properties": {
+            name: {
+                "checked": tally.checked,
+                "violations": tally.violations,
+                "findings": tally.findings,
+                "unchecked": dict(tally.unchecked),
+            }
+            for name, tally in verification.tallies.items()
+        },
+        "exposed_records": verification.exposed_records,
+        "exposure_ms_max": verification.exposure_ms_max,
+    }
+
+
+def verification_lines(verification: Verification) -> list[str]:
+    """What `verify` prints: a line for each property, its findings, and what was not checked."""
+    lines = []
+    for name, tally in verification.tallies.items():
+        state = f"{tally.violations:,} VIOLATIONS" if tally.violations else "holds"
+        if not tally.violations and not tally.checked:
+            state = "nothing to check"
+        lines.append(f"{name} {PROPERTIES[name]}: {state} ({tally.checked:,} checked)")
+        lines += [f"     {finding}" for finding in tally.findings]
+        lines += [f"     not checked: {why}, {n:,}" for why, n in tally.unchecked.items()]
+    lines.append(
+        f"exposure: {verification.exposed_records:,} records were committed after their owners' "
+        f"withdrawals were appended, at most {verification.exposure_ms_max:,} ms after"
+    )
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is verified."""
+
+    config: Config
+    settings: KafkaSettings
+    layout: Layout
+    policies: Sequence[Policy]
+
+
+class _ChainWalk:
+    """Walks along the topics of one input partition, an entry of the ledger at a time."""
+
+    def __init__(self, subject: _Subject, partition: int, verification: Verification) -> None:
+        self._config = config = subject.config
+        self._settings = subject.settings
+        self._layout = layout = subject.layout
+        policies, topics = subject.policies, config.topics
+        self._partition = partition
+        self._chain = Chain(config.group, topics.content, partition)
+        self._source = f"{topics.content}-{partition}@".encode()
+        self._table = ConsentTable(layout.consent_partitions(partition))
+        gates = {policy.reference: self._gate(policy) for policy in policies}
+        self._verifier = ChainVerifier(gates, self._table, verification)
+        purposes = {policy.purpose for policy in policies} or {""}
+        self._decode_consent = consent_decoder(
+            config.consent.fields, purposes.pop(), config.limits.max_depth
+        )
+        self._retractions: dict[str, tuple[int, Placed]] = {}
+        self._last = -1
+
+    async def run(self) -> AsyncIterator[int]:
+        """Check the chain; yields the number of offsets that each entry accounts for."""
+        topics, at = self._config.topics, self._layout.outputs(self._partition)
+        async with AsyncExitStack() as stack:
+
+            async def cursor(topic: str, partition: int) -> Cursor:
+                opened = open_cursor(self._settings, topic, partition)
+                return await stack.enter_async_context(opened)
+
+            # The ledger first: outputs that come while we read belong to entries beyond its end.
+            ledger = await cursor(topics.decisions, at.decisions.partition)
+            training = await cursor(topics.training, at.training.partition)
+            quarantine = await cursor(topics.quarantine, at.quarantine.partition)
+            retractions = await cursor(topics.retractions, at.retractions.partition)
+            content = await cursor(topics.content, self._partition)
+            consent = {p: await cursor(topics.consent, p) for p in self._table.frontier}
+            while (entry := await ledger.next()) is not None:
+                if entry.key != self._chain.key:
+                    continue
+                record = msgspec.json.decode(entry.value, type=LedgerRecord)
+                await self._apply_consent(consent, record.consent)
+                slice_ = Slice(
+                    content=await self._content(content, record),
+                    training=await self._outputs(training, record),
+                    quarantine=await self._outputs(quarantine, record),
+                    retractions=await self._retracted(retractions, record.source.first),
+                )
+                self._verifier.entry(ledger.place(entry), entry.value, record, slice_)
+                self._verifier.committed(entry.timestamp, slice_)
+                self._last = record.source.last
+                yield record.source.last - record.source.first + 1
+            await self._rest(training, "forwarded")
+            await self._rest(quarantine, "quarantined")
+            await self._apply_consent(consent, {str(p): c.end for p, c in consent.items()})
+            self._verifier.finish()
+
+    async def _apply_consent(
+        self, cursors: Mapping[int, Cursor], frontier: Mapping[str, int]
+    ) -> None:
+        for name, offset in frontier.items():
+            cursor = cursors[int(name)]
+            for record in await cursor.below(offset):
+                self._apply(cursor, record)
+            if offset >= self._table.frontier[cursor.partition]:
+                self._table.advance(cursor.partition, offset)
+
+    def _apply(self, cursor: Cursor, record: Any) -> None:
+        if record.key is None:
+            return
+        if isinstance(record, UnreadableRecord):
+            state: ConsentState | None = UNREADABLE
+        else:
+            state, _ = self._decode_consent(record.key, record.value)
+        self._table.apply(cursor.partition, record.key, state)
+        held = self._table.holdings.get(record.key)
+        change = ConsentChange(cursor.partition, record.offset, record.timestamp, record.key, held)
+        broker_time = getattr(record, "timestamp_type", 0) == _BROKER_TIME
+        self._verifier.consent(change, cursor.place(record), broker_time=broker_time)
+
+    async def _content(self, cursor: Cursor, record: LedgerRecord) -> Batch | None:
+        first, next_offset = record.source.first, record.source.last + 1
+        records = await cursor.below(next_offset)
+        if first < cursor.start and first < next_offset:
+            return None
+        return Batch(
+            first,
+            next_offset,
+            [r for r in records if not isinstance(r, UnreadableRecord)],
+            [r.offset for r in records if isinstance(r, UnreadableRecord)],
+        )
+
+    async def _outputs(self, cursor: Cursor, record: LedgerRecord) -> list[Placed]:
+        """The outputs that came of the entry's offsets."""
+        found = []
+        while (output := await cursor.peek()) is not None:
+            offset = self._source_offset(output)
+            if offset is not None and offset > record.source.last:
+                break
+            await cursor.next()
+            if offset is None:
+                self._judge_stranger(cursor, output)
+            elif offset < record.source.first:
+                self._verifier.surplus(Placed(cursor.place(output), output), "an output")
+            else:
+                found.append(Placed(cursor.place(output), output))
+        return found
+
+    async def _retracted(self, cursor: Cursor, first: int) -> list[Placed]:
+        """The retractions of the chain whose `before` is this offset."""
+        while (output := await cursor.peek()) is not None:
+            body = msgspec.json.decode(output.value)
+            name, _, before = str(body.get("before")).rpartition("@")
+            ours = f"{name}@".encode() == self._source
+            if ours and int(before) > first:
+                break
+            await cursor.next()
+            if ours:
+                placed = Placed(cursor.place(output), output)
+                self._retractions[str(body.get("consent"))] = (int(before), placed)
+        self._retractions = {
+            consent: kept for consent, kept in self._retractions.items() if kept[0] >= first
+        }
+        return [placed for _, placed in self._retractions.values()]
+
+    async def _rest(self, cursor: Cursor, what: str) -> None:
+        """Outputs behind the last entry, for which there is no outcome."""
+        while (output := await cursor.next()) is not None:
+            if self._source_offset(output) is not None:
+                self._verifier.surplus(Placed(cursor.place(output), output), what)
+            else:
+                self._judge_stranger(cursor, output)
+
+    def _judge_stranger(self, cursor: Cursor, output: Any) -> None:
+        """An output that is not this chain's: another chain's, or nobody's."""
+        chains = len(self._layout.content_partitions)
+        names = [name for name, _ in output.headers]
+        claimed = SOURCE_HEADER in names or "__connect.errors.offset" in names
+        if not claimed and self._partition == cursor.partition % chains:
+            self._verifier.surplus(Placed(cursor.place(output), output), "without a source")
+
+    def _source_offset(self, output: Any) -> int | None:
+        """The content offset of which the output came; None where it is not of this chain."""
+        headers = dict(output.headers)
+        source = headers.get(SOURCE_HEADER)
+        if source is None and "__connect.errors.offset" in headers:
+            topic = headers.get("__connect.errors.topic") or b""
+            partition = headers.get("__connect.errors.partition") or b""
+            source = topic + b"-" + partition + b"@" + (headers["__connect.errors.offset"] or b"")
+        if source is None or not source.startswith(self._source):
+            return None
+        offset = source.removeprefix(self._source)
+        return int(offset) if offset.isdigit() else None
+
+    def _gate(self, policy: Policy) -> Gate:
+        config = self._config
+        return Gate(
+            chain=self._chain,
+            consent_topic=config.topics.consent,
+            table=self._table,
+            policy=policy,
+            decode=content_decoder(config.content.fields, config.limits.max_depth),
+            limits=config.limits.of_content(),
+            key_is_subject=config.content.key_is_subject,
+        )
