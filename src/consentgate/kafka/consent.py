@@ -49,11 +49,14 @@ class ConsentView:
         topic: str,
         decode: ConsentDecoder,
         on_unreadable: Callable[[str], None],
+        on_misplaced: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._topic = topic
         self._decode = decode
         self._on_unreadable = on_unreadable
+        self._on_misplaced = on_misplaced
+        self._is_misplaced: Callable[[int, bytes], bool] = lambda partition, subject: False
         common = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "none"}
         self._reader = AIOKafkaConsumer(
             isolation_level="read_committed", **common, **settings.client, **settings.consumer
@@ -71,8 +74,9 @@ class ConsentView:
         self._to_reset: list[ConsentTable] = []
         self._listeners: dict[int, list[Callable[[ConsentChange], None]]] = {}
 
-    async def start(self) -> None:
-        """Connect."""
+    async def start(self, is_misplaced: Callable[[int, bytes], bool]) -> None:
+        """Connect; `is_misplaced` tells by partition and subject what lies in a wrong place."""
+        self._is_misplaced = is_misplaced
         await self._reader.start()
         await self._watermarks.start()
 
@@ -115,7 +119,14 @@ class ConsentView:
 
     def subjects(self) -> int:
         """Number of subjects in all tables."""
-        return sum(len(table) for table in {id(t): t for t in self._tables.values()}.values())
+        return sum(len(table) for table in self._distinct_tables())
+
+    def scattered(self) -> int:
+        """Number of subjects that several partitions hold, and that are therefore withheld."""
+        return sum(table.scattered() for table in self._distinct_tables())
+
+    def _distinct_tables(self) -> Iterable[ConsentTable]:
+        return {id(table): table for table in self._tables.values()}.values()
 
     async def high_watermarks(self, table: ConsentTable) -> dict[int, int]:
         """The offsets after the last appended records of the table's partitions, as of now.
@@ -221,6 +232,8 @@ class ConsentView:
                 self._on_unreadable(problem)
             if record.key is None:
                 continue
+            if self._is_misplaced(partition, record.key):
+                self._on_misplaced()
             table.apply(partition, record.key, state)
             if listeners:
                 change = _change(partition, record, table.holdings.get(record.key))

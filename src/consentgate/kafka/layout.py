@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 from aiokafka import TopicPartition
+from aiokafka.partitioner import murmur2
 
 from consentgate.config import Config, Topics
 from consentgate.core.ledger import Bookmark
@@ -49,6 +50,14 @@ class Layout:
         if self.scope == "partition":
             return [content_partition]
         return list(range(self.counts[self.topics.consent]))
+
+    def is_misplaced(self, consent_partition: int, subject: bytes) -> bool:
+        """Whether a consent record lies where its subject's content is not judged against it."""
+        if self.scope == "global":
+            return False
+        # The default partitioner of Kafka's clients: murmur2 without its sign bit.
+        home: int = (murmur2(subject) & 0x7FFFFFFF) % self.counts[self.topics.consent]
+        return home != consent_partition
 
     def outputs(self, content_partition: int) -> OutputPartitions:
         """Where the outputs of this content partition go."""

@@ -51,7 +51,10 @@ class Metrics:
     """Everything that `/metrics` shows."""
 
     def __init__(
-        self, partitions: Callable[[], Iterable[PartitionGauges]], subjects: Callable[[], int]
+        self,
+        partitions: Callable[[], Iterable[PartitionGauges]],
+        subjects: Callable[[], int],
+        scattered: Callable[[], int],
     ) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
@@ -127,6 +130,11 @@ class Metrics:
             ["cause"],
             registry=registry,
         )
+        self.consent_misplaced = Counter(
+            "consentgate_consent_misplaced",
+            "Consent records that the partitioner would have put into another partition.",
+            registry=registry,
+        )
         self.policy_info = Gauge(
             "consentgate_policy_info",
             "The policy in force; always 1.",
@@ -146,6 +154,12 @@ class Metrics:
             registry=registry,
         )
         subjects_gauge.set_function(subjects)
+        scattered_gauge = Gauge(
+            "consentgate_consent_scattered_subjects",
+            "Subjects that several consent partitions hold, and that are therefore withheld.",
+            registry=registry,
+        )
+        scattered_gauge.set_function(scattered)
         registry.register(_PartitionCollector(partitions))
         ProcessCollector(registry=registry)
 

@@ -50,7 +50,7 @@ class DocumentedMetric:
 
 def documented_metrics() -> list[DocumentedMetric]:
     """All metrics of the service in the order of the code, without those of the process itself."""
-    metrics = Metrics(lambda: (), lambda: 0)
+    metrics = Metrics(lambda: (), lambda: 0, lambda: 0)
     # There is no public way to the labels and the buckets of a metric that has no series yet.
     return [
         _documented(family, collector)

@@ -66,12 +66,16 @@ class Worker:
             config.consent.fields, policy.purpose, config.limits.max_depth
         )
         self._view = ConsentView(
-            self._settings, config.topics.consent, decode_consent, self._consent_is_unreadable
+            self._settings,
+            config.topics.consent,
+            decode_consent,
+            self._consent_is_unreadable,
+            self._consent_is_misplaced,
         )
         self._source = ContentSource(
             self._settings, config.group, config.topics.content, self._assign, self._revoke
         )
-        self.metrics = Metrics(self._gauges, self._view.subjects)
+        self.metrics = Metrics(self._gauges, self._view.subjects, self._view.scattered)
         self.metrics.policy_info.labels(policy.name, policy.hash).set(1)
         self._http = HttpServer(self.metrics.registry, self._live, self._ready)
         self._layout: Layout | None = None
@@ -122,7 +126,7 @@ class Worker:
             scope=layout.scope,
             http=f"http://{http.host}:{port}",
         )
-        await self._view.start()
+        await self._view.start(layout.is_misplaced)
         self._tasks.append(self._spawn(self._view.run()))
         self._tasks.append(self._spawn(self._watch(layout)))
         if until_drained:
@@ -214,6 +218,10 @@ class Worker:
     def _consent_is_unreadable(self, cause: str) -> None:
         self.metrics.consent_unreadable.labels(cause).inc()
         log.warning("a consent record is unreadable; its subject is withheld", cause=cause)
+
+    def _consent_is_misplaced(self) -> None:
+        self.metrics.consent_misplaced.inc()
+        log.warning("a consent record lies in another partition than its subject's content")
 
     async def _watch(self, layout: Layout) -> None:
         """See whether the cluster still answers, and with the same topics."""
