@@ -341,7 +341,7 @@ class Partition:
             elif attempts > ATTEMPTS_AT_FULL_SIZE:
                 self._stall(objection.why)
 
-    def _attempt(self, batch: Batch) -> Steps["_Objection | None"]:
+    def _attempt(self, batch: Batch) -> Steps[_Objection | None]:
         """Decide and commit; the objection, where it was aborted to be decided anew."""
         fetched = yield from ask(ReadClock())
         read_at = yield from self._freshen()
@@ -367,9 +367,7 @@ class Partition:
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
         return None
 
-    def _objection(
-        self, outcome: BatchOutcome, now: Moment, exposure_ms: int
-    ) -> "_Objection | None":
+    def _objection(self, outcome: BatchOutcome, now: Moment, exposure_ms: int) -> _Objection | None:
         if exposure_ms > self._max_exposure_ms:
             why = f"{exposure_ms} ms from reading the high watermark to the commit"
             return _Objection(why, too_slow=True)

@@ -235,7 +235,9 @@ class EmbeddedKafka:
         meta = self._data_dir_in(jvm) / "meta.properties"
         if not meta.exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
-            jvm.run("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
+            # In one argument, because one id in 64 begins with a hyphen, like an option.
+            named = f"--cluster-id={cluster_id}"
+            jvm.run("kafka.tools.StorageTool", "format", named, "-c", str(properties))
             if not jvm.wait(_START_TIMEOUT_SECONDS) or jvm.exit_status != 0:
                 raise self._failure("the broker's storage could not be formatted")
         lines = meta.read_text(encoding="ascii").splitlines()
