@@ -170,7 +170,7 @@ def publish(
 ) -> None:
     """Append fixtures to their topics, in file order.
 
-    Example: consentgate publish -c consentgate.yaml tests/fixtures/story.jsonl
+    Example: consentgate publish -c consentgate.yaml src/consentgate/demo/story.jsonl
     """
     config = load_config(config_path)
     lines = [line for path in files for line in read_fixture(path)]
@@ -191,7 +191,7 @@ def replay(
 ) -> None:
     """Decide on fixtures without a broker; exit 1 where an outcome is not the expected one.
 
-    Example: consentgate replay --policy linkedin tests/fixtures/story.jsonl
+    Example: consentgate replay --policy linkedin src/consentgate/demo/story.jsonl
     """
     config, policy = _configured(config_path, policy_name)
     outcomes = []
@@ -282,7 +282,8 @@ def _describe_plan(plan: TopicPlan, present: bool, dry_run: bool) -> str:
         return f"{plan.name}: exists, left as it is"
     settings = ", ".join(f"{name}={value}" for name, value in plan.configs.items())
     verb = "would be created" if dry_run else "created"
-    return f"{plan.name}: {verb} with {plan.partitions} partitions; {settings or 'defaults'}"
+    count = f"{plan.partitions} partition{'s' if plan.partitions > 1 else ''}"
+    return f"{plan.name}: {verb} with {count}; {settings or 'defaults'}"
 
 
 def _print_summary(summary: Summary, fmt: Format) -> None:

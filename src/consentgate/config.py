@@ -50,6 +50,8 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
 _TopicName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Depth = Annotated[int, msgspec.Meta(ge=1, le=250)]
+"""Deeper than this the parsers themselves give up, each at a depth of its own."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,7 +95,7 @@ class LimitsConfig(_Section, frozen=True):
     """What one record may be, and how long a decision may be on its way."""
 
     max_value_bytes: _Positive = 900_000
-    max_depth: _Positive = 64
+    max_depth: _Depth = 64
     max_future_ms: _Positive = 3_600_000
     max_exposure_ms: _Positive = 5_000
 
@@ -223,10 +225,11 @@ def _override(values: dict[str, Any], env: Mapping[str, str]) -> None:
             value = _read_secret(variable, text)
         if path is None:
             raise ConfigError(f"the variable {variable} names no key of the configuration")
-        section = values
+        section: Any = values
         for name in path[:-1]:
-            section = section.setdefault(name, {})
-        section[path[-1]] = value
+            section = section.setdefault(name, {}) if isinstance(section, dict) else None
+        if isinstance(section, dict):  # Else the file's value is refused, by its line.
+            section[path[-1]] = value
 
 
 def _key_path(variable: str) -> list[str] | None:

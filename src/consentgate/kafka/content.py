@@ -1,5 +1,6 @@
 """The content topic: the group's consumer, one batch of one partition at a time."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -12,6 +13,10 @@ from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, re
 
 REBALANCE_TIMEOUT_MS = 60_000
 """How long the group waits for a member to give its partitions up; well beyond a transaction."""
+
+POLL_GRACE_SECONDS = 0.2
+"""How much longer than asked for a poll may take. One that a rebalance catches would wait for the
+new assignment, which in turn waits for the partitions to be given up."""
 
 PartitionsListener = Callable[[Collection[int]], Awaitable[None]]
 
@@ -76,7 +81,12 @@ class ContentSource:
         """
         tp = self._at(partition)
         try:
-            fetched = await self._consumer.getmany(tp, timeout_ms=wait_ms, max_records=records_max)
+            async with asyncio.timeout(wait_ms / 1000 + POLL_GRACE_SECONDS):
+                fetched = await self._consumer.getmany(
+                    tp, timeout_ms=wait_ms, max_records=records_max
+                )
+        except TimeoutError:
+            return Batch(first, first, ())
         except UNREADABLE_ERRORS:
             records, next_offset = await read_around(self._consumer, tp, first)
             self._consumer.seek(tp, next_offset)

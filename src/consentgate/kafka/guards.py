@@ -19,11 +19,15 @@ def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
     """The topics as `topics create` makes them."""
     topics = config.topics
     room = {"max.message.bytes": str(config.limits.max_value_bytes + ENVELOPE_BYTES)}
-    future = {"message.timestamp.after.max.ms": str(config.limits.max_future_ms)}
+    times = {
+        **_required(topics)[topics.training],
+        "message.timestamp.after.max.ms": str(config.limits.max_future_ms),
+        "message.timestamp.before.max.ms": _NO_BOUND,
+    }
     return [
         TopicPlan(topics.content, partitions),
         TopicPlan(topics.consent, partitions, _required(topics)[topics.consent]),
-        TopicPlan(topics.training, partitions, {**room, **future}),
+        TopicPlan(topics.training, partitions, {**room, **times}),
         TopicPlan(topics.decisions, 1, _required(topics)[topics.decisions]),
         TopicPlan(topics.quarantine, partitions, room),
         TopicPlan(topics.retractions, partitions, _required(topics)[topics.retractions]),

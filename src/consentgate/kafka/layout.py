@@ -115,21 +115,24 @@ def settle_scope(
     """
     content, consent = counts
     matching = content == consent and key_is_subject
-    scope: Scope = "partition" if matching else "global"
-    if configured == "global":
-        scope = "global"
+    settled = sorted({(bookmark.scope, *bookmark.partitions) for bookmark in bookmarks})
+    for started_scope, *started_counts in settled:
+        possible = started_scope == "global" or matching
+        wanted = (
+            configured in ("auto", started_scope) and len({scope for scope, *_ in settled}) == 1
+        )
+        if started_counts != counts or not possible or not wanted:
+            raise ConfigError(
+                f"the group was started with {started_scope} scope over {started_counts[0]} "
+                f"content and {started_counts[1]} consent partitions, which is no longer so: "
+                f"consent.scope is {configured}, and there are {content} and {consent} "
+                "partitions. Start a new group, or restore what was."
+            )
+    if settled:
+        return "partition" if settled[0][0] == "partition" else "global"
     if configured == "partition" and not matching:
         raise ConfigError(
-            f"consent.scope: partition needs as many content partitions as consent partitions, "
-            f"but there are {content} and {consent}"
+            "consent.scope: partition needs content that is keyed by its subject, and as many "
+            f"content partitions as consent partitions; there are {content} and {consent}"
         )
-    for bookmark in bookmarks:
-        settled_scope, settled_counts = bookmark.scope, bookmark.partitions
-        if settled_counts != counts or (configured != "auto" and settled_scope != scope):
-            raise ConfigError(
-                f"the group was started with {settled_scope} scope over {settled_counts[0]} "
-                f"content and {settled_counts[1]} consent partitions; now it would be {scope} "
-                f"scope over {content} and {consent}. Start a new group, or restore the topics."
-            )
-        return "partition" if settled_scope == "partition" else "global"
-    return scope
+    return "partition" if configured != "global" and matching else "global"

@@ -63,6 +63,9 @@ def kafka_settings(kafka: Mapping[str, str | int | float | bool]) -> KafkaSettin
             hint = nearest(name, sorted(KAFKA_SETTINGS))
             raise ConfigError(f"kafka.{name}: unknown setting, {hint}")
     client = {"bootstrap_servers": "localhost:9092", **_pick(_CLIENT, kafka)}
+    if "security_protocol" in client:
+        # librdkafka documents them in lower case, and takes either.
+        client["security_protocol"] = client["security_protocol"].upper()
     if "SSL" in str(client.get("security_protocol", "")).split("_"):
         client["ssl_context"] = _tls_context(kafka)
     if client.get("sasl_mechanism") == "OAUTHBEARER":
@@ -91,7 +94,7 @@ def _pick(
 def _number(name: str, value: str | int | float | bool) -> int:
     try:
         return int(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"kafka.{name}: must be an integer") from None
 
 

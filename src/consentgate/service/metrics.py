@@ -64,7 +64,9 @@ class Metrics:
             registry=registry,
         )
         self.consumed_bytes = Counter(
-            "consentgate_consumed_bytes", "Bytes of their values.", registry=registry
+            "consentgate_consumed_bytes",
+            "Bytes of the values of these input records.",
+            registry=registry,
         )
         self.forwarded_bytes = Counter(
             "consentgate_forwarded_bytes",

@@ -110,8 +110,15 @@ def _text(value: Any, name: str) -> bytes | None:
         return None
     if not isinstance(value, str):
         raise _Malformed(f'"{name}" must be a string or null')
+    return _bytes(value, name)
+
+
+def _bytes(text: str, name: str) -> bytes:
     # kcat prints bytes that are no UTF-8 as lone surrogates or replaces them; keep what can be.
-    return value.encode(errors="surrogateescape")
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise _Malformed(f'"{name}" has half of a surrogate pair, which no bytes mean') from None
 
 
 def _payload(line: dict[str, Any]) -> bytes | None:
@@ -123,9 +130,10 @@ def _payload(line: dict[str, Any]) -> bytes | None:
     payload = line.get("payload")
     if payload is None:
         return None
-    if isinstance(payload, str):
-        return payload.encode(errors="surrogateescape")
-    return json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    text = payload
+    if not isinstance(payload, str):
+        text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
+    return _bytes(text, "payload")
 
 
 def _headers(flat: Any) -> list[tuple[str, bytes | None]]:

@@ -176,7 +176,8 @@ class _ChainWalk:
 
     async def _content(self, cursor: Cursor, record: LedgerRecord) -> Batch | None:
         first, next_offset = record.source.first, record.source.last + 1
-        records = await cursor.below(next_offset)
+        # What an entry before this one should have accounted for is that one's finding.
+        records = [r for r in await cursor.below(next_offset) if r.offset >= first]
         if first < cursor.start and first < next_offset:
             return None
         return Batch(

@@ -1,0 +1,94 @@
+# Everything that a developer runs. `make help` lists the targets.
+
+PYTHON ?= python3
+UV_VERSION = 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOG := $(VENV)/install.log
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := install
+.DELETE_ON_ERROR:
+.PHONY: install help demo test check lint types format bench lock metrics-doc clean
+
+install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP) ## See the main job done on a real, embedded Kafka
+	$(BIN)/consentgate demo
+
+test: $(STAMP) ## Run all tests, those on the embedded Kafka too
+	$(BIN)/python -m pytest
+
+check: lint types test ## Run all that must pass before a commit: lint, types and test
+
+lint: $(STAMP) ## Check the style and the formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP) ## Check the types
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put imports and formatting right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP) ## Compare the throughput with that of a plain consume-and-send loop
+	$(BIN)/python benchmarks/run.py
+
+metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
+	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md
+	mv $(VENV)/metrics.md docs/metrics.md
+
+# A lock names every package with its version and its hashes, for every platform. The runtime lock,
+# for the image, and the build lock are parts of the development lock, with the same versions.
+COMPILE = "$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
+lock: ## Make the lock files anew, with the latest versions that pyproject.toml allows
+	@set -e; tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	$(PYTHON) -m venv "$$tools"; \
+	"$$tools/bin/pip" install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+	note() { printf '# %s\n# Made by `make lock` from pyproject.toml; do not edit.\n' "$$1"; }; \
+	$(COMPILE) --all-extras --group dev --output-file "$$tools/dev" pyproject.toml; \
+	$(COMPILE) --constraint "$$tools/dev" --output-file "$$tools/runtime" pyproject.toml; \
+	echo hatchling | $(COMPILE) --constraint "$$tools/dev" --output-file "$$tools/build" -; \
+	{ note 'Everything for development: the runtime, all extras, the tools.'; cat "$$tools/dev"; } \
+		> requirements/dev.lock; \
+	{ note 'What consentgate needs to run, for the image.'; cat "$$tools/runtime"; } \
+		> requirements/runtime.lock; \
+	{ note 'What it takes to build the wheel, for the image.'; cat "$$tools/build"; } \
+		> requirements/build.lock
+	@wc -l requirements/*.lock
+
+clean: ## Remove .venv and everything else that the other targets made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: there is no $(PYTHON): install Python 3.11 or later, or name one with" \
+			"make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), but 3.11 is the least: name a" \
+			"later one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "error: $(PYTHON) lacks its venv module: install it (on Debian and Ubuntu:" \
+			"apt install python3-venv), then run make again" >&2; exit 1; }
+	@echo "Installing consentgate and its tools into $(VENV), as requirements/dev.lock says ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@{ $(PIP) --require-hashes -r requirements/dev.lock && \
+		$(PIP) --no-deps --no-build-isolation -e . && \
+		$(BIN)/python -m pip check; } > $(LOG) 2>&1 || { \
+		what=$$(sed -n 's/^ERROR: No matching distribution found for \([^ ]*\).*/\1/p' $(LOG)); \
+		if [ -n "$$what" ]; then \
+			echo "error: could not get $$what: the packages are fetched once, so run make again" \
+				"with network access, or name a mirror in PIP_INDEX_URL (details: $(LOG))" >&2; \
+		else \
+			echo "error: could not install the packages: $$(tail -n 1 $(LOG))" \
+				"(details: $(LOG))" >&2; \
+		fi; exit 1; }
+	@touch $@

@@ -1,0 +1,157 @@
+"""The verifier passes what the enforcer did, and finds what somebody else did."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.admin import NewTopic
+
+from consentgate.config import Config
+from consentgate.core.verify import Verification
+from consentgate.kafka.reader import read_topic
+from consentgate.kafka.settings import kafka_settings
+from consentgate.policies import load_policy
+from consentgate.tools.verify import verify
+from harness import Sent, Site, SiteFactory, consent, post, until, working
+
+Edit = Callable[[int, bytes], bytes | None]
+"""Number and value of a record to its new value; None leaves the record out."""
+
+
+async def verified(config: Config) -> Verification:
+    return await verify(config, [load_policy(config.policy)], lambda offsets: None)
+
+
+@pytest.fixture
+async def site(make_site: SiteFactory) -> Site:
+    """Some people's posts, withdrawals among them, and all kinds of input."""
+    site = await make_site("verified", partitions=2)
+    people = [f"p{number}" for number in range(50)]
+    await site.feed.many(site.consent, [consent(person) for person in people])
+    posts = [post(person, f"e{n}") for n in range(20) for person in [*people, "stranger"]]
+    broken = [Sent(b"p1", None), Sent(b"p2", b"{"), Sent(b"p3", b"{}"), Sent(b"p4", b'"\xff"')]
+    await site.feed.many(site.content, [*posts, *broken, *posts])
+    async with working(site):
+        await site.decided()
+        await site.feed.many(site.consent, [consent(p, "withdrawn") for p in people[:10]])
+        await site.feed.many(site.content, posts)
+        await site.decided()
+
+        async def all_covered() -> bool:
+            return (
+                not (await verified(site.config)).violations
+                and len((await site.seen()).chains) == 2
+            )
+
+        await until(all_covered, "the withdrawals are covered")
+    return site
+
+
+async def edited(site: Site, role: str, edit: Edit) -> Config:
+    """A configuration that names a copy of one topic in which something was edited."""
+    topic = getattr(site.config.topics, role)
+    name = f"{topic}-{uuid.uuid4().hex[:4]}"
+    settings = kafka_settings(site.config.kafka)
+    counts = 1 if role == "decisions" else site.partitions
+    configs = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    if role == "decisions":
+        configs["message.timestamp.type"] = "LogAppendTime"
+    await site.probe.admin.create_topics([NewTopic(name, counts, 1, topic_configs=configs)])
+
+    async def described() -> bool:
+        (found,) = await site.probe.admin.describe_topics([name])
+        return not found["error_code"]
+
+    await until(described, "the copy is known")
+    number = 0
+    async for record in read_topic(settings, topic, counts):
+        value = edit(number, record.value)
+        number += 1
+        if value is not None:
+            sent = Sent(record.key, value, record.timestamp, record.headers)
+            await site.feed.one(name, sent, record.partition)
+    topics = msgspec.structs.replace(site.config.topics, **{role: name})
+    return msgspec.structs.replace(site.config, topics=topics)
+
+
+def findings(verification: Verification) -> dict[str, list[str]]:
+    return {name: t.findings for name, t in verification.tallies.items() if t.violations}
+
+
+async def test_what_the_enforcer_did_is_passed(site: Site) -> None:
+    verification = await verified(site.config)
+    assert findings(verification) == {}
+    tallies = verification.tallies
+    assert tallies["S1"].checked == tallies["S7"].checked == 3 * 20 * 51 + 4
+    assert tallies["S3"].checked == 2 * 20 * 50 + 20 * 40
+    assert tallies["S6"].checked == 10
+    assert tallies["S4"].checked > 0
+
+
+async def test_a_record_that_was_added_is_found(site: Site) -> None:
+    # Withdrawn before, forwarded by nobody, and with headers as if it had been.
+    async for record in read_topic(
+        kafka_settings(site.config.kafka), site.config.topics.training, 2
+    ):
+        headers = record.headers
+        partition = record.partition
+    offset = await site.feed.one(
+        site.config.topics.training, Sent(b"p0", b"{}", None, headers), partition
+    )
+    found = findings(await verified(site.config))
+    place = f"{site.config.topics.training}-{partition}@{offset}: "
+    assert all(finding.startswith(place) for those in found.values() for finding in those)
+    assert "S7" in found
+
+
+async def test_a_record_without_a_source_is_found(site: Site) -> None:
+    offset = await site.feed.one(site.config.topics.training, Sent(b"p0", b"{}"), 1)
+    found = findings(await verified(site.config))
+    assert found["S7"][0].startswith(f"{site.config.topics.training}-1@{offset}: ")
+
+
+async def test_a_ledger_entry_that_was_changed_is_found(site: Site) -> None:
+    changed: list[int] = []
+
+    def turn_a_refusal(number: int, value: bytes) -> bytes:
+        entry = json.loads(value)
+        if "stranger" not in value.decode() and not changed and entry["counts"].get("*"):
+            entry["counts"]["*"]["opted-in"] += 1
+            changed.append(number)
+        return json.dumps(entry, separators=(",", ":")).encode()
+
+    config = await edited(site, "decisions", turn_a_refusal)
+    found = findings(await verified(config))
+    assert f"{config.topics.decisions}-0@{changed[0]}: " in found["S7"][0]
+    assert "hash" in found["S7"][0]
+
+
+async def test_a_ledger_entry_that_was_left_out_is_found(site: Site) -> None:
+    config = await edited(site, "decisions", lambda n, value: None if n == 3 else value)
+    assert "S7" in findings(await verified(config))
+
+
+async def test_a_retraction_that_was_left_out_is_found(site: Site) -> None:
+    dropped: list[Any] = []
+
+    def drop(number: int, value: bytes) -> bytes | None:
+        if number == 4:
+            dropped.append(msgspec.json.decode(value)["consent"])
+            return None
+        return value
+
+    config = await edited(site, "retractions", drop)
+    found = findings(await verified(config))
+    assert list(found) == ["S6"]
+    (finding,) = found["S6"]
+    assert dropped[0] in finding
+
+
+async def test_a_policy_that_is_not_given_is_not_passed(site: Site) -> None:
+    verification = await verify(site.config, [load_policy("meta")], lambda offsets: None)
+    assert verification.violations == 0
+    assert verification.tallies["S1"].checked == 0
+    assert verification.tallies["S1"].unchecked.total() == 3 * 20 * 51 + 4
