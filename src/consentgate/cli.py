@@ -88,6 +88,13 @@ def run(
         bool,
         typer.Option("--until-drained", help="Stop when the content that is there now is done."),
     ] = False,
+    accept_consent_gap: Annotated[
+        bool,
+        typer.Option(
+            "--accept-consent-gap",
+            help="Go on although consent changes may have been compacted away unread.",
+        ),
+    ] = False,
     fmt: FormatOption = Format.TEXT,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Write the log as JSON lines.")
@@ -101,7 +108,8 @@ def run(
     config, policy = _configured(config_path, policy_name)
 
     async def work() -> Summary:
-        return await Worker(config, policy).run(until_drained=until_drained)
+        worker = Worker(config, policy, accept_consent_gap=accept_consent_gap)
+        return await worker.run(until_drained=until_drained)
 
     summary = asyncio.run(work())
     _print_summary(summary, fmt)

@@ -1,6 +1,7 @@
 """One batch in, one frozen outcome out: what is forwarded, what is quarantined, and the entry."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,9 +238,18 @@ class Gate:
         return event.subject.encode()
 
     def ineligible(self, changes: Sequence[ConsentChange], now_ms: int) -> list[ConsentChange]:
-        """The changes after which the person may not be used."""
+        """The changes after which the person may not be used, though something may have left.
+
+        Where the key is the subject, nothing has left under a key beyond the limit. To retract it
+        all the same would take a record that no topic has room for, and so end every transaction.
+        """
         person_of_holding = self._person_of_holding(now_ms)
-        return [change for change in changes if person_of_holding(change.after).rule is None]
+        longest = self.limits.max_key_bytes if self.key_is_subject else sys.maxsize
+        return [
+            change
+            for change in changes
+            if person_of_holding(change.after).rule is None and len(change.subject) <= longest
+        ]
 
     def _retraction(self, change: ConsentChange, first: int, now_ms: int) -> Output:
         reason = self._person_of_holding(now_ms)(change.after).decision.reason

@@ -86,6 +86,7 @@ class ContentSource:
                     tp, timeout_ms=wait_ms, max_records=records_max
                 )
         except TimeoutError:
+            self._consumer.seek(tp, first)
             return Batch(first, first, ())
         except UNREADABLE_ERRORS:
             records, next_offset = await read_around(self._consumer, tp, first)

@@ -8,6 +8,9 @@ from consentgate.kafka.cluster import TopicPlan
 ENVELOPE_BYTES = 148_588
 """Room beside a value for its key, its headers and ours: with the default limits 1,048,588."""
 
+OWN_BYTES = 262_144
+"""Room for a ledger entry of the longest batch, and for a retraction under the longest key."""
+
 _FOR_EVER = "-1"
 _NO_BOUND = str(2**63 - 1)
 _LEDGER = {"cleanup.policy": "delete", "retention.ms": _FOR_EVER, "retention.bytes": _FOR_EVER}
@@ -19,6 +22,7 @@ def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
     """The topics as `topics create` makes them."""
     topics = config.topics
     room = {"max.message.bytes": str(config.limits.max_value_bytes + ENVELOPE_BYTES)}
+    own = {"max.message.bytes": str(OWN_BYTES)}
     times = {
         **_required(topics)[topics.training],
         "message.timestamp.after.max.ms": str(config.limits.max_future_ms),
@@ -28,9 +32,9 @@ def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
         TopicPlan(topics.content, partitions),
         TopicPlan(topics.consent, partitions, _required(topics)[topics.consent]),
         TopicPlan(topics.training, partitions, {**room, **times}),
-        TopicPlan(topics.decisions, 1, _required(topics)[topics.decisions]),
+        TopicPlan(topics.decisions, 1, {**own, **_required(topics)[topics.decisions]}),
         TopicPlan(topics.quarantine, partitions, room),
-        TopicPlan(topics.retractions, partitions, _required(topics)[topics.retractions]),
+        TopicPlan(topics.retractions, partitions, {**own, **_required(topics)[topics.retractions]}),
     ]
 
 
@@ -48,7 +52,14 @@ def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> lis
         "message.timestamp.after.max.ms": config.limits.max_future_ms,
         "message.timestamp.before.max.ms": int(_NO_BOUND),
     }
-    for topic, bounds in ((config.topics.training, training), (config.topics.quarantine, least)):
+    topics, own = config.topics, {"max.message.bytes": OWN_BYTES}
+    bounds_of = {
+        topics.training: training,
+        topics.quarantine: least,
+        topics.decisions: own,
+        topics.retractions: own,
+    }
+    for topic, bounds in bounds_of.items():
         for name, bound in bounds.items():
             value = configs[topic].get(name)
             if value is not None and int(value) < bound:
@@ -57,6 +68,13 @@ def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> lis
                     "would refuse records that the limits allow"
                 )
     return problems
+
+
+def consent_keeps_ms(configs: ConfigsOfTopic) -> int:
+    """How long a consent change is there to be read, before compaction may remove it."""
+    lag_ms = int(configs.get("min.compaction.lag.ms") or 0)
+    # Without a lag a change can be superseded and gone at once; a tombstone stays for this long.
+    return lag_ms or int(configs.get("delete.retention.ms") or 0)
 
 
 def _required(topics: Topics) -> dict[str, dict[str, str]]:

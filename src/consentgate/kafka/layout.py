@@ -12,7 +12,7 @@ from consentgate.config import Config, Topics
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import Cluster
-from consentgate.kafka.guards import topic_problems
+from consentgate.kafka.guards import consent_keeps_ms, topic_problems
 
 Scope = Literal["partition", "global"]
 
@@ -34,6 +34,7 @@ class Layout:
     topics: Topics
     counts: dict[str, int]  # topic to number of partitions
     scope: Scope
+    consent_keeps_ms: int  # how long compaction is sure to keep a change of consent
 
     @property
     def content_partitions(self) -> range:
@@ -89,7 +90,8 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         raise ConfigError(
             f"missing topics: {', '.join(missing)}. Create them with: consentgate topics create"
         )
-    problems = topic_problems(config, await cluster.topic_configs(names))
+    configs = await cluster.topic_configs(names)
+    problems = topic_problems(config, configs)
     if problems:
         raise ConfigError("\n".join(problems))
     bookmarks = await cluster.bookmarks(config.group, topics.content, range(counts[topics.content]))
@@ -99,7 +101,7 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         [counts[topics.content], counts[topics.consent]],
         (bookmark for _, bookmark in bookmarks.values() if bookmark is not None),
     )
-    return Layout(topics, counts, scope)
+    return Layout(topics, counts, scope, consent_keeps_ms(configs[topics.consent]))
 
 
 def settle_scope(

@@ -8,15 +8,14 @@ from consentgate.kafka.settings import KafkaSettings
 
 
 async def entry_at(
-    settings: KafkaSettings, topic: str, partition: int, offset: int
+    settings: KafkaSettings, place: TopicPartition, offset: int
 ) -> LedgerRecord | None:
-    """The entry at one place; None where the topic holds no entry there.
+    """The entry at one offset; None where the topic holds no entry there.
 
     Raises:
         ValueError: if what stands there is no ledger entry, or was changed.
     """
-    tp = TopicPartition(topic, partition)
-    records, _ = await read_range(settings, tp, (offset, offset + 1), records_max=1)
+    records, _ = await read_range(settings, place, (offset, offset + 1), records_max=1)
     return read_entry(records[0].value) if records else None
 
 

@@ -1,16 +1,14 @@
 """Performs the steps of one partition's life against Kafka, each within a bounded time."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
 
 from consentgate.core.consent import ConsentChange, ConsentTable
-from consentgate.core.ledger import GENESIS, Chain, LedgerRecord
+from consentgate.core.ledger import Chain
 from consentgate.core.partition import (
     Abort,
     AwaitFrontier,
@@ -18,7 +16,6 @@ from consentgate.core.partition import (
     Fence,
     Fetch,
     Pause,
-    Position,
     ReadChanges,
     ReadClock,
     ReadHighWatermarks,
@@ -31,16 +28,12 @@ from consentgate.core.partition import (
     StepFailed,
     WatchConsent,
 )
+from consentgate.errors import ConsentgateError
+from consentgate.kafka.clients import Clients
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import Cluster
-from consentgate.kafka.consent import ConsentTopicWentBack, ConsentView
-from consentgate.kafka.content import ContentSource
-from consentgate.kafka.layout import Layout
-from consentgate.kafka.ledger import entry_at, last_entry
-from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.consent import ConsentTopicWentBack
+from consentgate.kafka.position import read_position
 from consentgate.kafka.sink import TransactionalSink
-
-log = logging.getLogger(__name__)
 
 STEP_SECONDS_MAX = 15.0
 """How long one step may take before its partition's producer is recycled."""
@@ -49,15 +42,10 @@ FRESH_SECONDS_MAX = 3.0
 """How long a decision waits for the consent view before the partition says that it stalls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """What the transports of all partitions share."""
-
-    settings: KafkaSettings
-    layout: Layout
-    source: ContentSource
-    view: ConsentView
-    cluster: Cluster
+_SECONDS_MAX: dict[type[Step[Any]], float] = {
+    # Where the group's offsets are gone, the whole ledger is read.
+    ReadPosition: 1_800.0,
+}
 
 
 class Transport:
@@ -70,16 +58,13 @@ class Transport:
         table: ConsentTable,
         on_consent_change: Callable[[ConsentChange], None],
     ) -> None:
-        self._settings = clients.settings
-        self._layout = clients.layout
+        self._clients = clients
         self._source = clients.source
         self._view = clients.view
-        self._cluster = clients.cluster
         self._chain = chain
         self._table = table
         self._on_consent_change = on_consent_change
         self._sink: TransactionalSink | None = None
-        self._log_start = 0
         self.fresh_at_monotonic = time.monotonic()
 
     async def perform(self, step: Step[Any]) -> Any:
@@ -87,11 +72,12 @@ class Transport:
 
         Raises:
             StepFailed: if it did not succeed, whatever the cause.
+        ConsentgateError: if it must not be tried again without a person's decision.
         """
         try:
-            async with asyncio.timeout(STEP_SECONDS_MAX):
+            async with asyncio.timeout(_SECONDS_MAX.get(type(step), STEP_SECONDS_MAX)):
                 return await self._perform(step)
-        except StepFailed:
+        except (StepFailed, ConsentgateError):
             raise
         except TimeoutError:
             raise StepFailed(f"{_name(step)} took too long", timed_out=True) from None
@@ -128,10 +114,9 @@ class Transport:
             case Fence():
                 return await self._fence()
             case ReadPosition():
-                return await self._read_position()
+                return await read_position(self._clients, self._chain)
             case Seek(offset):
-                # Offsets that retention has removed hold no records to seek to.
-                return self._source.seek(partition, max(offset, self._log_start))
+                return await self._seek(offset)
             case Pause(duration_ms):
                 return await asyncio.sleep(duration_ms / 1000)
             case Retire():
@@ -164,7 +149,9 @@ class Transport:
     async def _fence(self) -> None:
         await self._retire()
         source = TopicPartition(self._chain.topic, self._chain.partition)
-        self._sink = TransactionalSink(self._settings, self._chain.group, source, self._layout)
+        self._sink = TransactionalSink(
+            self._clients.settings, self._chain.group, source, self._clients.layout
+        )
         await self._sink.start()
 
     async def _retire(self) -> None:
@@ -172,60 +159,11 @@ class Transport:
         if sink is not None:
             await sink.retire()
 
-    async def _read_position(self) -> Position:
+    async def _seek(self, offset: int) -> None:
+        # Offsets that retention has removed hold no records to seek to.
         partition = self._chain.partition
-        self._log_start, log_end = await self._source.range(partition)
-        committed = await self._source.committed(partition)
-        entry = await self._last_ledger_entry(committed)
-        if entry is None:
-            next_offset = self._log_start if committed is None else committed
-            position = Position(next_offset, GENESIS, None)
-        else:
-            frontier = {int(p): offset for p, offset in entry.consent.items()}
-            position = Position(entry.source.last + 1, entry.hash, frontier)
-        if committed not in (None, position.next_offset):
-            raise StepFailed(
-                f"the committed offset {committed} does not follow the ledger, whose last entry "
-                f"accounts for offsets up to {position.next_offset - 1}"
-            )
-        if position.next_offset > log_end:
-            raise StepFailed(
-                f"the content partition ends at {log_end}, before the committed offset "
-                f"{position.next_offset}: it was truncated or made anew"
-            )
-        if position.next_offset < self._log_start:
-            log.warning(
-                "%s-%d: offsets %d to %d expired before they were decided",
-                self._chain.topic,
-                partition,
-                position.next_offset,
-                self._log_start - 1,
-            )
-        return position
-
-    async def _last_ledger_entry(self, committed: int | None) -> LedgerRecord | None:
-        """The chain's last entry: where the bookmark says, else searched for in the whole topic."""
-        topic = self._layout.topics.decisions
-        bookmark = None
-        if committed is not None:
-            partition = self._chain.partition
-            found = await self._cluster.bookmarks(self._chain.group, self._chain.topic, [partition])
-            offset, bookmark = found.get(partition, (None, None))
-            if offset != committed:
-                raise StepFailed("the committed offset is not settled yet")
-        if bookmark is None:
-            return await last_entry(
-                self._settings, topic, self._layout.counts[topic], self._chain.key
-            )
-        entry = await entry_at(
-            self._settings, topic, bookmark.ledger_partition, bookmark.ledger_offset
-        )
-        if entry is None or entry.hash != bookmark.hash:
-            raise StepFailed(
-                f"the ledger entry at {topic}-{bookmark.ledger_partition}@"
-                f"{bookmark.ledger_offset} is not the one that was committed"
-            )
-        return entry
+        log_start, _ = await self._source.range(partition)
+        self._source.seek(partition, max(offset, log_start))
 
 
 def _name(step: Step[Any]) -> str:

@@ -14,7 +14,8 @@ from consentgate.core.partition import (
     Revoked,
     StepFailed,
 )
-from consentgate.kafka.transport import Clients, Transport
+from consentgate.kafka.clients import Clients
+from consentgate.kafka.transport import Transport
 from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
 

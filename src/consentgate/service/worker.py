@@ -20,12 +20,12 @@ from consentgate.core.ledger import Chain
 from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
 from consentgate.core.policy import Policy
 from consentgate.errors import ConfigError
+from consentgate.kafka.clients import Clients
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import Layout, find_layout
 from consentgate.kafka.settings import kafka_settings
-from consentgate.kafka.transport import Clients
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
@@ -55,9 +55,10 @@ class Summary(msgspec.Struct, frozen=True):
 class Worker:
     """One process of the service. Made inside the event loop that it runs in."""
 
-    def __init__(self, config: Config, policy: Policy) -> None:
+    def __init__(self, config: Config, policy: Policy, *, accept_consent_gap: bool = False) -> None:
         refuse_unsupported(policy)
         self._config = config
+        self._accept_consent_gap = accept_consent_gap
         self._policy = policy
         self._settings = kafka_settings(config.kafka)
         self._decode_content = content_decoder(config.content.fields, config.limits.max_depth)
@@ -183,7 +184,14 @@ class Worker:
         )
         assigned = AssignedPartition(
             gate,
-            Clients(self._settings, layout, self._source, self._view, self._cluster),
+            Clients(
+                self._settings,
+                layout,
+                self._source,
+                self._view,
+                self._cluster,
+                None if self._accept_consent_gap else layout.consent_keeps_ms // 2,
+            ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
             self.metrics.observe_effect_ms,

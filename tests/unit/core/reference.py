@@ -82,7 +82,8 @@ def read_content(value: bytes, fields: ContentFields, max_depth: int) -> Content
     created_at_ms = moment(member(document, fields.created_at))
     if created_at_ms is None or not all(isinstance(text, str) and text for text in texts):
         return Reason.MISSING_FIELD
-    return ContentEvent(*texts, created_at_ms)
+    id_, subject, kind, visibility = texts
+    return ContentEvent(id_, subject, kind, visibility, created_at_ms)
 
 
 def moment(value: Any) -> int | None:

@@ -183,8 +183,8 @@ def cases(draw: st.DrawFn) -> Case:
         max_future_ms=max_future_ms,
     )
     state = ANY_STATE if "state" in flaws else GOOD_STATE
-    sizes = {"min_size": 0, "max_size": 3} if "holders" in flaws else {"min_size": 1, "max_size": 1}
-    holders = st.dictionaries(st.integers(0, 5), state, **sizes)
+    least, most = (0, 3) if "holders" in flaws else (1, 1)
+    holders = st.dictionaries(st.integers(0, 5), state, min_size=least, max_size=most)
     states = {name.encode(): draw(holders) for name in SUBJECTS}
     record = Content(value, key, now_ms + max_future_ms + surplus, headers)
     return Case(record, states, draw(policies(flaws)), now_ms, limits, draw(st.booleans()))
@@ -462,7 +462,11 @@ class Flaws:
         state = {"jurisdiction": "GB", "adult": True, "choice": Choice.GRANTED, **self.state}
         holders = state.pop("holders", None)
         states = {b"m1": {3: consent_state(**state)} if holders is None else holders}
-        covering = {"jurisdictions": ("*",), "basis": Basis.OPT_OUT, "adults_only": True}
+        covering: dict[str, Any] = {
+            "jurisdictions": ("*",),
+            "basis": Basis.OPT_OUT,
+            "adults_only": True,
+        }
         rules = policy(Rule(**(covering | self.rule)))
         record = Content(**({"value": value} | self.record))
         return Case(record, states, rules, NOW_MS, LIMITS, key_is_subject)

@@ -583,6 +583,19 @@ def test_a_subject_that_is_no_text_is_retracted_by_its_key() -> None:
     assert json.loads(output.value or b"")["subject"] == "\ufffd"
 
 
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_a_subject_under_whose_key_nothing_can_have_left_is_not_retracted(surplus: int) -> None:
+    # Its retraction would be twice as large as its key, which may be as large as a record.
+    changes = [change(500, None, b"m" * (LIMITS.max_key_bytes + surplus))]
+    outcome = gate().judge(Batch(100, 100, ()), GENESIS, NOW_MS, changes)
+    assert len(outcome.retractions) == 1 - surplus
+    caught_up = gate().catch_up(100, changes, {3: 567, 7: 890}, GENESIS, NOW_MS)
+    assert len(caught_up.retractions) == 1 - surplus
+    # Where the content names its subject, something may have left under any key.
+    by = gate(key_is_subject=False)
+    assert len(by.judge(Batch(100, 100, ()), GENESIS, NOW_MS, changes).retractions) == 1
+
+
 SOME_STATES = st.none() | st.sampled_from(
     [
         GRANTED,

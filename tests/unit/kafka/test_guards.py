@@ -125,6 +125,11 @@ def test_an_output_topic_that_is_narrower_than_the_limits_is_refused(
     )
 
 
+@pytest.mark.parametrize("topic", ["consent-decisions", "training-retractions"])
+def test_an_output_topic_without_room_for_the_largest_record_is_refused(topic: str) -> None:
+    assert problems_with(topic, max_message_bytes="1000") != []
+
+
 def test_a_bound_that_the_broker_does_not_know_is_none() -> None:
     assert problems_with("training-data", message_timestamp_before_max_ms=None) == []
 
@@ -192,7 +197,7 @@ def outputs(record: UnreadableRecord) -> list[Output]:
     chain = Chain("g" * 128, LONG, 99_999)
     decode = content_decoder(ContentFields(), 64)
     gate = Gate(chain, LONG, table, policy, decode, limits, True)
-    batch = Batch(record.offset, record.offset + 1, [record])  # type: ignore[list-item]
+    batch = Batch(record.offset, record.offset + 1, [record])
     outcome = gate.judge(batch, GENESIS, 2**52)
     return [*outcome.training, *outcome.quarantine]
 

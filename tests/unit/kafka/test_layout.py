@@ -25,7 +25,7 @@ def layout(scope: str, content: int = 4, consent: int = 4, outputs: int = 4) -> 
         TOPICS.quarantine: outputs,
         TOPICS.retractions: 2,
     }
-    return Layout(TOPICS, counts, scope)  # type: ignore[arg-type]
+    return Layout(TOPICS, counts, scope, 86_400_000)  # type: ignore[arg-type]
 
 
 # The first start.
@@ -90,6 +90,13 @@ def test_every_partition_s_bookmark_counts() -> None:
     bookmarks = [bookmark("partition", 4, 4), bookmark("partition", 8, 8)]
     with pytest.raises(ConfigError, match="over 8 content and 8 consent partitions"):
         settle_scope("auto", True, [4, 4], bookmarks)
+
+
+def test_bookmarks_of_two_scopes_are_refused() -> None:
+    for scopes in (("partition", "global"), ("global", "partition")):
+        bookmarks = [bookmark(scope, 4, 4) for scope in scopes]
+        with pytest.raises(ConfigError, match="the group was started with"):
+            settle_scope("auto", True, [4, 4], bookmarks)
 
 
 @settings(deadline=None, max_examples=100)

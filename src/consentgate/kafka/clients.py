@@ -1,0 +1,21 @@
+"""What the transports of all partitions share."""
+
+from dataclasses import dataclass
+
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.consent import ConsentView
+from consentgate.kafka.content import ContentSource
+from consentgate.kafka.layout import Layout
+from consentgate.kafka.settings import KafkaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Connections, and what is known of the cluster."""
+
+    settings: KafkaSettings
+    layout: Layout
+    source: ContentSource
+    view: ConsentView
+    cluster: Cluster
+    consent_gap_ms_max: int | None  # how old an unread consent record may be; None: any age

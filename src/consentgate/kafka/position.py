@@ -1,0 +1,107 @@
+"""Where a partition goes on: its committed offset, and the ledger entry that goes with it."""
+
+import logging
+
+from aiokafka import TopicPartition
+
+from consentgate.core.ledger import GENESIS, Chain, LedgerRecord
+from consentgate.core.partition import Position, StepFailed
+from consentgate.errors import ConfigError
+from consentgate.kafka.clients import Clients
+from consentgate.kafka.clock import read_clock
+from consentgate.kafka.ledger import entry_at, last_entry
+from consentgate.kafka.reader import read_range
+
+log = logging.getLogger(__name__)
+
+
+async def read_position(clients: Clients, chain: Chain) -> Position:
+    """The position after the chain's last committed transaction; the producer is fenced by now.
+
+    A committed offset without a bookmark was set by somebody else; an entry without an offset is
+    what is left where the group's offsets have expired. Either must agree with the other.
+
+    Raises:
+        StepFailed: if offset, ledger and content topic do not fit together.
+        ConfigError: if consent changes may have been compacted away before they were read.
+    """
+    partition = chain.partition
+    log_start, log_end = await clients.source.range(partition)
+    committed = await clients.source.committed(partition)
+    entry = await _last_ledger_entry(clients, chain, committed)
+    if entry is None:
+        next_offset = log_start if committed is None else committed
+        position = Position(next_offset, GENESIS, None)
+    else:
+        await _refuse_consent_gap(clients, entry)
+        frontier = {int(p): offset for p, offset in entry.consent.items()}
+        position = Position(entry.source.last + 1, entry.hash, frontier)
+    if committed not in (None, position.next_offset):
+        raise StepFailed(
+            f"the committed offset {committed} does not follow the ledger, whose last entry "
+            f"accounts for offsets up to {position.next_offset - 1}"
+        )
+    if position.next_offset > log_end:
+        raise StepFailed(
+            f"the content partition ends at {log_end}, before the committed offset "
+            f"{position.next_offset}: it was truncated or made anew"
+        )
+    if position.next_offset < log_start:
+        log.warning(
+            "%s-%d: offsets %d to %d expired before they were decided",
+            chain.topic,
+            partition,
+            position.next_offset,
+            log_start - 1,
+        )
+    return position
+
+
+async def _last_ledger_entry(
+    clients: Clients, chain: Chain, committed: int | None
+) -> LedgerRecord | None:
+    """The chain's last entry: where the bookmark says, else searched for in the whole topic."""
+    topic = clients.layout.topics.decisions
+    bookmark = None
+    if committed is not None:
+        found = await clients.cluster.bookmarks(chain.group, chain.topic, [chain.partition])
+        offset, bookmark = found.get(chain.partition, (None, None))
+        if offset != committed:
+            raise StepFailed("the committed offset is not settled yet")
+    if bookmark is None:
+        counts = clients.layout.counts
+        return await last_entry(clients.settings, topic, counts[topic], chain.key)
+    place = TopicPartition(topic, bookmark.ledger_partition)
+    entry = await entry_at(clients.settings, place, bookmark.ledger_offset)
+    if entry is None or entry.hash != bookmark.hash:
+        raise StepFailed(
+            f"the ledger entry at {topic}-{bookmark.ledger_partition}@{bookmark.ledger_offset} "
+            "is not the one that was committed"
+        )
+    return entry
+
+
+async def _refuse_consent_gap(clients: Clients, entry: LedgerRecord) -> None:
+    """Refuse to go on where the topic's retention may have removed changes that nobody read.
+
+    What was appended since the entry is as old as the entry at most. It is all still there if the
+    first of it is, and is young enough.
+    """
+    gap_ms_max = clients.consent_gap_ms_max
+    now_ms = read_clock().unix_ms
+    if gap_ms_max is None or now_ms - entry.decided_at <= gap_ms_max:
+        return
+    topic = clients.layout.topics.consent
+    for name, frontier in entry.consent.items():
+        place = TopicPartition(topic, int(name))
+        records, _ = await read_range(clients.settings, place, (frontier, 2**63 - 1), 1)
+        if not records:
+            continue
+        (first,) = records
+        if first.offset > frontier or now_ms - first.timestamp > gap_ms_max:
+            raise ConfigError(
+                f"{topic}-{name}: changes from offset {frontier} on were never read, and are up to "
+                f"{(now_ms - entry.decided_at) / 3.6e6:.1f} h old, while compaction keeps changes "
+                f"for {gap_ms_max / 3.6e6:.1f} h with safety. Some may be gone, and with them "
+                "retractions. Start once with --accept-consent-gap to go on without them."
+            )
