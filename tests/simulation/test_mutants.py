@@ -1,0 +1,136 @@
+"""One safeguard taken away at a time: the simulation sees each of them missing."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from consentgate.core.partition import (
+    Fence,
+    Moment,
+    Partition,
+    ReadPosition,
+    Seek,
+    StepFailed,
+    Steps,
+    ask,
+)
+from oracle import violations
+from world import World
+
+SEEDS_MAX = 400
+TURNS = 300
+
+
+class WithoutBarrier(Partition):
+    """Decides without waiting for the consent that was appended before."""
+
+    def _freshen(self) -> Steps[Moment]:
+        return Moment(0, 0)
+        yield
+
+
+class WithoutFence(Partition):
+    """Reads the position before it fences: what is under way then is not settled."""
+
+    def _take_over(self) -> Steps[None]:
+        steps = super()._take_over()
+        fence = next(steps)
+        assert isinstance(fence, Fence)
+        read = steps.send(None)
+        assert isinstance(read, ReadPosition)
+        position = yield read
+        yield fence
+        step = steps.send(position)
+        while True:
+            try:
+                reply = yield step
+                step = steps.send(reply)
+            except StopIteration:
+                return
+
+
+class WithoutRecycling(Partition):
+    """Goes on with a producer of which nobody knows what it has done."""
+
+    def _recycle(self, failure: StepFailed) -> Steps[None]:
+        while self._previous:
+            try:
+                yield from ask(Seek(self.next_offset))
+                while not self._stopping:
+                    yield from self._turn()
+            except StepFailed:
+                continue
+
+
+class WithoutCatchingUp(Partition):
+    """Forgets the consent changes that came while nobody watched."""
+
+    def _catch_up(self, committed, watched_from) -> Steps[None]:  # type: ignore[no-untyped-def]
+        return
+        yield
+
+
+class WithoutWatching(Partition):
+    """Does not hear of the consent changes that come while it works."""
+
+    def consent_changed(self, change) -> None:  # type: ignore[no-untyped-def]
+        return
+
+
+class WithoutForgetting(Partition):
+    """Keeps the changes of an earlier term, and so retracts with the wrong `before`."""
+
+    def _settle(self, outcome) -> None:  # type: ignore[no-untyped-def]
+        kept = list(self._changes)
+        super()._settle(outcome)
+        self._changes = kept[:0]
+
+
+class WithoutSeeking(Partition):
+    """Trusts that the consumer stands where the last transaction ended."""
+
+    def _take_over(self) -> Steps[None]:
+        steps = super()._take_over()
+        reply = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration:
+                return
+            if type(step).__name__ == "Seek":
+                reply = None
+                continue
+            reply = yield step
+
+
+MUTANTS = {
+    WithoutBarrier: "decided before older consent was seen",
+    WithoutFence: "the chain breaks",
+    WithoutRecycling: "the chain breaks",
+    WithoutCatchingUp: "is not retracted",
+    WithoutWatching: "is not retracted",
+    WithoutForgetting: "is not retracted",
+    WithoutSeeking: "missed",
+}
+
+
+def wrongs(world: World) -> Iterator[str]:
+    """What goes wrong in a world, up to its end where it comes to one."""
+    try:
+        world.run(TURNS)
+    except (AssertionError, StepFailed) as failure:
+        yield str(failure)
+    yield from violations(world)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_missing_safeguard_is_seen(mutant: type[Partition]) -> None:
+    for seed in range(SEEDS_MAX):
+        if any(MUTANTS[mutant] in wrong for wrong in wrongs(World(seed, mutant))):
+            return
+    pytest.fail(f"{SEEDS_MAX} seeds did not show that {mutant.__name__} is wrong")
+
+
+def test_with_all_safeguards_the_same_seeds_are_sound() -> None:
+    for seed in range(100):
+        assert list(wrongs(World(seed))) == []
