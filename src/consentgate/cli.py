@@ -31,6 +31,7 @@ from consentgate.service.worker import Summary, Worker, refuse_unsupported
 from consentgate.tools.broker import run_foreground
 from consentgate.tools.fixtures import FixtureRecord, read_fixture
 from consentgate.tools.publish import publish as publish_fixtures
+from consentgate.tools.receipt import make_receipt, receipt_lines
 from consentgate.tools.replay import line_json, summary_json
 from consentgate.tools.replay import replay as replay_fixtures
 from consentgate.tools.verify import verification_json, verification_lines
@@ -250,6 +251,25 @@ def verify(
     else:
         print("\n".join(verification_lines(verification)))
     if verification.violations or (strict and verification.unchecked):
+        raise typer.Exit(EXIT_FOUND)
+
+
+@app.command()
+def receipt(
+    subject: Annotated[str, typer.Argument(help="The subject id, as it stands in the keys.")],
+    config_path: ConfigOption = None,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Say what the topics hold of one person: changes, effects, what went on, retractions.
+
+    Example: consentgate receipt -c consentgate.yaml member-17
+    """
+    made = asyncio.run(make_receipt(load_config(config_path), subject))
+    if fmt is Format.JSON:
+        print(orjson.dumps(msgspec.to_builtins(made)).decode())
+    else:
+        print("\n".join(receipt_lines(made)))
+    if not made.changes and not made.forwarded:
         raise typer.Exit(EXIT_FOUND)
 
 

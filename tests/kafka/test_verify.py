@@ -14,8 +14,10 @@ from consentgate.core.verify import Verification
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
+from consentgate.tools.broker import EmbeddedKafka
+from consentgate.tools.receipt import make_receipt, receipt_lines
 from consentgate.tools.verify import verify
-from harness import Sent, Site, SiteFactory, consent, post, until, working
+from harness import Feed, Probe, Sent, Site, SiteFactory, consent, post, until, working
 
 Edit = Callable[[int, bytes], bytes | None]
 """Number and value of a record to its new value; None leaves the record out."""
@@ -25,9 +27,15 @@ async def verified(config: Config) -> Verification:
     return await verify(config, [load_policy(config.policy)], lambda offsets: None)
 
 
-@pytest.fixture
-async def site(make_site: SiteFactory) -> Site:
+@pytest.fixture(scope="module")
+async def site(
+    shared_kafka: EmbeddedKafka,
+    probe: Probe,
+    feed: Feed,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
     """Some people's posts, withdrawals among them, and all kinds of input."""
+    make_site = SiteFactory(shared_kafka, probe, feed, tmp_path_factory.mktemp("verified"))
     site = await make_site("verified", partitions=2)
     people = [f"p{number}" for number in range(50)]
     await site.feed.many(site.consent, [consent(person) for person in people])
@@ -67,12 +75,15 @@ async def edited(site: Site, role: str, edit: Edit) -> Config:
 
     await until(described, "the copy is known")
     number = 0
+    kept: dict[int, list[Sent]] = {}
     async for record in read_topic(settings, topic, counts):
         value = edit(number, record.value)
         number += 1
         if value is not None:
             sent = Sent(record.key, value, record.timestamp, record.headers)
-            await site.feed.one(name, sent, record.partition)
+            kept.setdefault(record.partition, []).append(sent)
+    for partition, those in kept.items():
+        await site.feed.many(name, those, partition)
     topics = msgspec.structs.replace(site.config.topics, **{role: name})
     return msgspec.structs.replace(site.config, topics=topics)
 
@@ -98,19 +109,20 @@ async def test_a_record_that_was_added_is_found(site: Site) -> None:
     ):
         headers = record.headers
         partition = record.partition
-    offset = await site.feed.one(
-        site.config.topics.training, Sent(b"p0", b"{}", None, headers), partition
-    )
-    found = findings(await verified(site.config))
-    place = f"{site.config.topics.training}-{partition}@{offset}: "
+    config = await edited(site, "training", lambda number, value: value)
+    forged = Sent(b"p0", b"{}", None, headers)
+    offset = await site.feed.one(config.topics.training, forged, partition)
+    found = findings(await verified(config))
+    place = f"{config.topics.training}-{partition}@{offset}: "
     assert all(finding.startswith(place) for those in found.values() for finding in those)
     assert "S7" in found
 
 
 async def test_a_record_without_a_source_is_found(site: Site) -> None:
-    offset = await site.feed.one(site.config.topics.training, Sent(b"p0", b"{}"), 1)
-    found = findings(await verified(site.config))
-    assert found["S7"][0].startswith(f"{site.config.topics.training}-1@{offset}: ")
+    config = await edited(site, "training", lambda number, value: value)
+    offset = await site.feed.one(config.topics.training, Sent(b"p0", b"{}"), 1)
+    found = findings(await verified(config))
+    assert found["S7"][0].startswith(f"{config.topics.training}-1@{offset}: ")
 
 
 async def test_a_ledger_entry_that_was_changed_is_found(site: Site) -> None:
@@ -155,3 +167,26 @@ async def test_a_policy_that_is_not_given_is_not_passed(site: Site) -> None:
     assert verification.violations == 0
     assert verification.tallies["S1"].checked == 0
     assert verification.tallies["S1"].unchecked.total() == 3 * 20 * 51 + 4
+
+
+async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_back(
+    site: Site,
+) -> None:
+    receipt = await make_receipt(site.config, "p3")
+    granted, withdrawn = receipt.changes
+    assert [effect.retraction for effect in granted.effects] == [None]
+    (effect,) = withdrawn.effects
+    assert effect.effect_ms >= 0
+    assert effect.retraction is not None
+    assert effect.entry.startswith(f"{site.config.topics.decisions}-0@")
+    assert len(receipt.forwarded) == 40
+    assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {effect.retraction}
+    text = "\n".join(receipt_lines(receipt))
+    assert effect.hash[:12] in text
+    assert (await make_receipt(site.config, "nobody")).changes == []
+
+
+async def test_who_did_not_withdraw_is_not_retracted(site: Site) -> None:
+    receipt = await make_receipt(site.config, "p49")
+    assert len(receipt.forwarded) == 60
+    assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {None}
