@@ -28,6 +28,7 @@ from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy, read_policy
 from consentgate.service.logs import configure_logs
 from consentgate.service.worker import Summary, Worker, refuse_unsupported
+from consentgate.signing import load_signature_check
 from consentgate.tools.broker import run_foreground
 from consentgate.tools.fixtures import FixtureRecord, read_fixture
 from consentgate.tools.publish import publish as publish_fixtures
@@ -230,6 +231,10 @@ def verify(
         list[str] | None,
         typer.Option("--policy", help="A policy that was in force; repeat for several."),
     ] = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option("--public-key", help="Every ledger entry must be signed; a PEM file."),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 where something could not be checked.")
     ] = False,
@@ -241,10 +246,13 @@ def verify(
     """
     config = load_config(config_path)
     policies = [load_policy(name) for name in policy_names or [config.policy]]
+    is_signed = None if public_key is None else load_signature_check(public_key)
     with _progress() as progress:
         task = progress.add_task("verify", total=None)
         verification = asyncio.run(
-            verify_topics(config, policies, lambda offsets: progress.advance(task, offsets))
+            verify_topics(
+                config, policies, lambda offsets: progress.advance(task, offsets), is_signed
+            )
         )
     if fmt is Format.JSON:
         print(orjson.dumps(verification_json(verification)).decode())

@@ -276,8 +276,8 @@ def _check(config: Config, document: Document) -> Config:
         content_decoder(config.content.fields, config.limits.max_depth)
     except ValueError as error:
         problems.append(str(error))
-    if config.keys != KeysConfig():
-        problems.append("keys: this version neither signs nor pseudonymizes")
+    if config.keys.pseudonym:
+        problems.append("keys.pseudonym: this version does not pseudonymize")
     if config.snapshot is not None:
         problems.append("snapshot: this version keeps no snapshots")
     if problems:

@@ -3,17 +3,26 @@
 import json
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from aiokafka.admin import NewTopic
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from consentgate.config import Config
 from consentgate.core.verify import Verification
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
+from consentgate.signing import load_signature_check
 from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.receipt import make_receipt, receipt_lines
 from consentgate.tools.verify import verify
@@ -190,3 +199,28 @@ async def test_who_did_not_withdraw_is_not_retracted(site: Site) -> None:
     receipt = await make_receipt(site.config, "p49")
     assert len(receipt.forwarded) == 60
     assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {None}
+
+
+async def test_a_ledger_can_be_signed(make_site: SiteFactory, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    private = tmp_path / "private.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    publics = []
+    for number, each in enumerate((key, Ed25519PrivateKey.generate())):
+        publics.append(tmp_path / f"public-{number}.pem")
+        public = each.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        publics[-1].write_bytes(public)
+    site = await make_site("signed", keys={"signing": str(private)})
+    await site.feed.many(site.consent, [consent("anna")])
+    await site.feed.many(site.content, [post("anna", "1")])
+    async with working(site):
+        await site.decided()
+
+    policies = [load_policy(site.config.policy)]
+    ours, other = [
+        await verify(site.config, policies, lambda offsets: None, load_signature_check(str(public)))
+        for public in publics
+    ]
+    assert findings(ours) == {}
+    assert "not signed" in findings(other)["S7"][0]
+    assert (await verified(site.config)).tallies["S7"].unchecked.total() > 0

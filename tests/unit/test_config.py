@@ -202,8 +202,7 @@ def test_a_wrong_type_is_refused_with_its_line(file: Path, text: str, message: s
     ("text", "message"),
     [
         ("snapshot: /var/lib/x", "snapshot: this version keeps no snapshots"),
-        ("keys: {signing: a.pem}", "keys: this version neither signs nor pseudonymizes"),
-        ("keys: {pseudonym: [a.key]}", "keys: this version neither signs nor pseudonymizes"),
+        ("keys: {pseudonym: [a.key]}", "keys.pseudonym: this version does not pseudonymize"),
         (
             "content: {key_is_subject: false}\nconsent: {scope: partition}",
             "content.key_is_subject: false needs consent.scope: global",
@@ -227,7 +226,7 @@ def test_what_this_version_cannot_do_is_refused(file: Path, text: str, message: 
 
 
 def test_everything_that_cannot_work_is_told_at_once(file: Path) -> None:
-    text = "snapshot: x\nkeys: {signing: y}\ntopics: {training: content-events}\n"
+    text = "snapshot: x\nkeys: {pseudonym: [y]}\ntopics: {training: content-events}\n"
     assert len(refused(file, text).splitlines()) == 3
 
 

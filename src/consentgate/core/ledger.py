@@ -9,7 +9,7 @@ import base64
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ class Chain:
     group: str
     topic: str
     partition: int
+    sign: Callable[[str], str] | None = None  # an entry's hash to its signature, in base64
 
     @property
     def key(self) -> bytes:
@@ -113,6 +114,8 @@ def write_entry(chain: Chain, facts: BatchFacts, previous: str) -> LedgerEntry:
         "previous": previous,
     }
     entry["hash"] = entry_hash(entry)
+    if chain.sign is not None:
+        entry["signature"] = chain.sign(entry["hash"])
     return LedgerEntry(chain.key, _canonical(entry), entry["hash"])
 
 

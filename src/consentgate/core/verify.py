@@ -6,7 +6,7 @@ the decision with the enforcer, and nothing that makes the enforcer's transactio
 """
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,8 +106,13 @@ class ChainVerifier:
     """Checks the entries of one group and input partition, in their order."""
 
     def __init__(
-        self, gates: Mapping[str, Gate], table: ConsentTable, verification: Verification
+        self,
+        gates: Mapping[str, Gate],
+        table: ConsentTable,
+        verification: Verification,
+        is_signed: Callable[[LedgerRecord], bool] | None,
     ) -> None:
+        self._is_signed = is_signed
         self._gates = gates
         self._table = table
         self._tallies = verification.tallies
@@ -171,6 +176,10 @@ class ChainVerifier:
         tally.checked += max(0, record.source.last - record.source.first + 1)
         if entry_hash(orjson.loads(value)) != record.hash:
             tally.violation(place, "the ledger entry was changed: its hash is not its content's")
+        if self._is_signed is not None and not self._is_signed(record):
+            tally.violation(place, "the ledger entry is not signed with the key given")
+        if self._is_signed is None and record.signature is not None:
+            tally.unchecked["no public key given for the signatures"] += 1
         if previous is None:
             if record.previous != GENESIS:
                 tally.unchecked["the ledger does not reach back to its first entry"] += 1

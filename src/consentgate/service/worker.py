@@ -29,6 +29,7 @@ from consentgate.kafka.settings import kafka_settings
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
+from consentgate.signing import load_signer
 
 log = structlog.get_logger()
 
@@ -59,6 +60,8 @@ class Worker:
         refuse_unsupported(policy)
         self._config = config
         self._accept_consent_gap = accept_consent_gap
+        signing = config.keys.signing
+        self._sign = None if signing is None else load_signer(signing)
         self._policy = policy
         self._settings = kafka_settings(config.kafka)
         self._decode_content = content_decoder(config.content.fields, config.limits.max_depth)
@@ -174,7 +177,7 @@ class Worker:
         if number not in layout.content_partitions:
             raise ConfigError(f"the content topic has grown to a partition {number} while running")
         gate = Gate(
-            chain=Chain(config.group, config.topics.content, number),
+            chain=Chain(config.group, config.topics.content, number, self._sign),
             consent_topic=config.topics.consent,
             table=self._view.follow(layout.consent_partitions(number)),
             policy=self._policy,

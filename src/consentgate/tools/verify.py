@@ -20,15 +20,21 @@ from consentgate.kafka.cursor import Cursor, open_cursor
 from consentgate.kafka.layout import Layout, find_layout
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
+from consentgate.signing import SignatureCheck
 
 _BROKER_TIME = 1
 """The timestamp type of records whose time the broker has set."""
 
 
 async def verify(
-    config: Config, policies: Sequence[Policy], on_progress: Callable[[int], None]
+    config: Config,
+    policies: Sequence[Policy],
+    on_progress: Callable[[int], None],
+    is_signed: SignatureCheck | None = None,
 ) -> Verification:
     """Check every chain of the group; `on_progress` gets the number of offsets just done.
+
+    With `is_signed` every ledger entry must pass it.
 
     Raises:
         BrokerUnavailable: if no broker answers.
@@ -42,7 +48,7 @@ async def verify(
     finally:
         await cluster.stop()
     verification = Verification()
-    subject = _Subject(config, settings, layout, policies)
+    subject = _Subject(config, settings, layout, policies, is_signed)
     for partition in layout.content_partitions:
         walk = _ChainWalk(subject, partition, verification)
         async for offsets in walk.run():
@@ -92,6 +98,7 @@ class _Subject:
     settings: KafkaSettings
     layout: Layout
     policies: Sequence[Policy]
+    is_signed: SignatureCheck | None
 
 
 class _ChainWalk:
@@ -107,7 +114,7 @@ class _ChainWalk:
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
         gates = {policy.reference: self._gate(policy) for policy in policies}
-        self._verifier = ChainVerifier(gates, self._table, verification)
+        self._verifier = ChainVerifier(gates, self._table, verification, subject.is_signed)
         purposes = {policy.purpose for policy in policies} or {""}
         self._decode_consent = consent_decoder(
             config.consent.fields, purposes.pop(), config.limits.max_depth
