@@ -8,7 +8,7 @@ from consentgate.kafka.cluster import TopicPlan
 ENVELOPE_BYTES = 148_588
 """Room beside a value for its key, its headers and ours: with the default limits 1,048,588."""
 
-OWN_BYTES = 262_144
+OWN_BYTES = 524_288
 """Room for a ledger entry of the longest batch, and for a retraction under the longest key."""
 
 _FOR_EVER = "-1"
