@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test check lint types format bench lock metrics-doc clean
+.PHONY: install help demo test check lint types format bench simulate lock metrics-doc clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -39,6 +39,9 @@ format: $(STAMP) ## Put imports and formatting right
 
 bench: $(STAMP) ## Compare the throughput with that of a plain consume-and-send loop
 	$(BIN)/python benchmarks/run.py
+
+simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says
+	SIMULATION_SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest tests/simulation
 
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md
