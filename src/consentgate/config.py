@@ -26,7 +26,6 @@ KAFKA_SETTINGS = frozenset(
         "fetch.wait.max.ms",
         "heartbeat.interval.ms",
         "max.partition.fetch.bytes",
-        "max.poll.interval.ms",
         "metadata.max.age.ms",
         "retry.backoff.ms",
         "sasl.mechanism",

@@ -36,6 +36,10 @@ class BrokerUnavailable(ConsentgateError):
     exit_code: ClassVar[int] = EXIT_UNAVAILABLE
 
 
+class ClientBroken(ConsentgateError):
+    """The Kafka client has stopped working inside; only a new process helps."""
+
+
 class BrokerError(ConsentgateError):
     """The embedded broker could not be fetched, started or stopped."""
 

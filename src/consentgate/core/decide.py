@@ -53,6 +53,8 @@ class Person:
     rule: Rule | None  # what the content must meet; None where the person may not be used
 
 
+NO_TIMESTAMP = -1
+
 PersonOf = Callable[[bytes], Person]
 """Looks a subject up in the consent table and judges their state."""
 
@@ -104,7 +106,7 @@ def decide_by_key(
     event = read_content(record, record.value, decode, limits)
     if isinstance(event, ContentEvent) and event.subject.encode() != record.key:
         event = Reason.SUBJECT_MISMATCH
-    if isinstance(event, ContentEvent) and is_from_the_future(record, limits, now_ms):
+    if isinstance(event, ContentEvent) and has_bad_timestamp(record, limits, now_ms):
         event = Reason.BAD_TIMESTAMP
     reason = event if isinstance(event, Reason) else judge_content(event, person.rule)
     return person.decision if reason is None else decision(reason, person.decision.label)
@@ -117,9 +119,11 @@ def decide_by_subject(
     if record.value is None:
         return decision(Reason.TOMBSTONE, UNKNOWN_JURISDICTION)
     event = read_content(record, record.value, decode, limits)
+    if isinstance(event, ContentEvent) and len(event.subject.encode()) > limits.max_key_bytes:
+        event = Reason.TOO_LARGE
     if isinstance(event, Reason):
         return decision(event, UNKNOWN_JURISDICTION)
-    if is_from_the_future(record, limits, now_ms):
+    if has_bad_timestamp(record, limits, now_ms):
         return decision(Reason.BAD_TIMESTAMP, UNKNOWN_JURISDICTION)
     person = person_of(event.subject.encode())
     if person.rule is None:
@@ -137,9 +141,12 @@ def read_content(
     return decode(value)
 
 
-def is_from_the_future(record: Record, limits: Limits, now_ms: int) -> bool:
-    """Whether the record's timestamp is further ahead of the decision than a broker would allow."""
-    return record.timestamp > now_ms + limits.max_future_ms
+def has_bad_timestamp(record: Record, limits: Limits, now_ms: int) -> bool:
+    """Whether a broker would not take the record's timestamp, as things stand at the decision.
+
+    -1 means that there is none. Others below 0 are refused by some topics, if not by all.
+    """
+    return record.timestamp > now_ms + limits.max_future_ms or record.timestamp < NO_TIMESTAMP
 
 
 def is_too_large(record: Record, limits: Limits) -> bool:

@@ -1,7 +1,6 @@
 """One batch in, one frozen outcome out: what is forwarded, what is quarantined, and the entry."""
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ _EXPLANATIONS = {
     Reason.UNDECODABLE: "the value is not UTF-8 JSON within the limit of depth",
     Reason.MISSING_FIELD: "a required field is missing, empty or of the wrong type",
     Reason.SUBJECT_MISMATCH: "the key is missing or is not the subject that the value names",
-    Reason.BAD_TIMESTAMP: "the record's timestamp is too far in the future",
+    Reason.BAD_TIMESTAMP: "the record's timestamp is too far in the future, or before 1970",
 }
 
 
@@ -240,11 +239,11 @@ class Gate:
     def ineligible(self, changes: Sequence[ConsentChange], now_ms: int) -> list[ConsentChange]:
         """The changes after which the person may not be used, though something may have left.
 
-        Where the key is the subject, nothing has left under a key beyond the limit. To retract it
-        all the same would take a record that no topic has room for, and so end every transaction.
+        Nothing has left of a subject that is longer than a key may be. To retract it all the same
+        would take a record that no topic has room for, and so end every transaction.
         """
         person_of_holding = self._person_of_holding(now_ms)
-        longest = self.limits.max_key_bytes if self.key_is_subject else sys.maxsize
+        longest = self.limits.max_key_bytes
         return [
             change
             for change in changes

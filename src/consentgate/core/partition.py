@@ -155,13 +155,13 @@ class SendOffset(Step[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Commit(Step[None]):
-    """Commit the transaction."""
+class Commit(Step[bool]):
+    """Commit the transaction; True where its producer must not be used again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Abort(Step[None]):
-    """Abort the transaction; after the reply the producer may go on."""
+class Abort(Step[bool]):
+    """Abort the transaction; True where its producer must not be used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +302,8 @@ class Partition:
         self, committed: Mapping[int, int], watched_from: Mapping[int, int]
     ) -> Steps[None]:
         """Retract what changed while nobody watched, from the last committed frontier on."""
+        if committed.keys() != watched_from.keys():
+            raise StepFailed("the last ledger entry is of another scope, or of other partitions")
         if any(committed[p] > frontier for p, frontier in watched_from.items()):
             raise StepFailed(
                 "the consent topic ends before the committed frontier: "
@@ -319,10 +321,11 @@ class Partition:
             yield from ask(Send(outcome))
             yield from ask(SendOffset(outcome))
             sent = yield from ask(ReadClock())
-            yield from ask(Commit())
+            doubtful = yield from ask(Commit())
             done = yield from ask(ReadClock())
             self._settle(outcome)
             self._report(Committed(outcome, now, now, now, sent, done, exposure_ms=0))
+            self._refuse_doubt(doubtful)
             since = read.frontier
 
     def _turn(self) -> Steps[None]:
@@ -351,6 +354,7 @@ class Partition:
         outcome = self.gate.judge(batch, self._previous, fresh.unix_ms, self._all_changes())
         if batch.next_offset == batch.first and outcome.frontier == self._committed_frontier:
             return None
+        self._refuse_going_back(outcome.frontier)
         judged = yield from ask(ReadClock())
         yield from ask(Send(outcome))
         yield from ask(SendOffset(outcome))
@@ -359,13 +363,28 @@ class Partition:
         exposure_ms = sent.monotonic_ms - read_at.monotonic_ms
         objection = self._objection(outcome, sent, exposure_ms)
         if objection is not None:
-            yield from ask(Abort())
+            self._refuse_doubt((yield from ask(Abort())))
             return objection
-        yield from ask(Commit())
+        doubtful = yield from ask(Commit())
         committed = yield from ask(ReadClock())
         self._settle(outcome)
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
+        self._refuse_doubt(doubtful)
         return None
+
+    def _refuse_doubt(self, doubtful: bool) -> None:
+        # A request that was repeated on a new connection may still arrive on the old one, and end
+        # the next transaction of the same producer in its midst.
+        if doubtful:
+            raise StepFailed("the connection was lost during the transaction")
+
+    def _refuse_going_back(self, frontier: Mapping[int, int]) -> None:
+        # The consent topic was truncated or made anew; what is known of it is not enough.
+        for partition, committed in (self._committed_frontier or {}).items():
+            if frontier.get(partition, -1) < committed:
+                raise StepFailed(
+                    f"the frontier of consent partition {partition} would go back from {committed}"
+                )
 
     def _objection(self, outcome: BatchOutcome, now: Moment, exposure_ms: int) -> _Objection | None:
         if exposure_ms > self._max_exposure_ms:

@@ -27,7 +27,7 @@ RECORDS_MAX = 4_096
 """How many records are applied before the event loop gets its turn."""
 
 CHANGES_MAX = 20_000
-"""How many records of a partition `read_changes` reads at once."""
+"""How many records `read_changes` reads at once."""
 
 GRACE_SECONDS = 60.0
 """How long a partition that nobody needs is followed on, so that a rebalance finds it ready."""
@@ -100,10 +100,11 @@ class ConsentView:
 
     def release(self, table: ConsentTable) -> None:
         """Undo one `follow`; a table that nobody needs any more is dropped after a while."""
+        now = time.monotonic()  # One for all, so that a table is dropped whole.
         for partition in table.frontier:
             self._followers[partition] -= 1
             if self._followers[partition] == 0:
-                self._unneeded_since[partition] = time.monotonic()
+                self._unneeded_since[partition] = now
 
     def listen(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
         """Call `listener` for each later change of what the table holds."""
@@ -127,6 +128,11 @@ class ConsentView:
 
     def _distinct_tables(self) -> Iterable[ConsentTable]:
         return {id(table): table for table in self._tables.values()}.values()
+
+    def is_broken(self) -> bool:
+        """Whether the task has ended that fetches for the client."""
+        task = self._reader._fetcher._fetch_task
+        return bool(task.done() and (task.cancelled() or task.exception() is not None))
 
     async def high_watermarks(self, table: ConsentTable) -> dict[int, int]:
         """The offsets after the last appended records of the table's partitions, as of now.
@@ -160,19 +166,20 @@ class ConsentView:
     async def read_changes(
         self, table: ConsentTable, since: Mapping[int, int], until: Mapping[int, int]
     ) -> Changes:
-        """The consent records from `since` on, below `until`, at most `CHANGES_MAX` a partition.
+        """The consent records from `since` on, below `until`, at most `CHANGES_MAX` of them.
 
         What they left is judged by the record alone, except where the table says that the subject
         is unreadable, because several partitions hold it.
         """
         changes: list[ConsentChange] = []
-        frontier: dict[int, int] = {}
+        frontier = dict(since)
         for partition in until:
+            left = CHANGES_MAX - len(changes)
+            if since[partition] == until[partition] or left <= 0:
+                continue
+            offsets = (since[partition], until[partition])
             records, frontier[partition] = await read_range(
-                self._settings,
-                self._at(partition),
-                (since[partition], until[partition]),
-                CHANGES_MAX,
+                self._settings, self._at(partition), offsets, left
             )
             for record in records:
                 if record.key is not None:

@@ -8,8 +8,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consentgate.core.gate import Batch
+from consentgate.core.partition import StepFailed
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
+
+NEVER_MS = 2**31 - 1
 
 REBALANCE_TIMEOUT_MS = 60_000
 """How long the group waits for a member to give its partitions up; well beyond a transaction."""
@@ -40,25 +43,30 @@ class ContentSource:
             isolation_level="read_committed",
             partition_assignment_strategy=(RangePartitionAssignor,),
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            # The client leaves the group for ever when nobody has fetched for so long, as it is
+            # with a stand-by, a stall or a long bootstrap. Progress is watched elsewhere.
+            max_poll_interval_ms=NEVER_MS,
             **settings.client,
             **settings.consumer,
             **settings.group,
         )
         self._listener = _Listener(self._consumer, on_assigned, on_revoked)
+        # On a connection of its own, and so independent of what the fetches see.
+        self._watermarks = AIOKafkaConsumer(
+            group_id=None, isolation_level="read_uncommitted", **settings.client
+        )
+        self._high_watermarks: dict[int, int] = {}
 
     async def start(self) -> None:
         """Connect and join the group."""
+        await self._watermarks.start()
         await self._consumer.start()
         self._consumer.subscribe([self._topic], listener=self._listener)
 
     async def stop(self) -> None:
         """Leave the group and disconnect."""
         await self._consumer.stop()
-
-    async def committed(self, partition: int) -> int | None:
-        """The group's committed offset; None where there is none."""
-        offset: int | None = await self._consumer.committed(self._at(partition))
-        return offset
+        await self._watermarks.stop()
 
     async def range(self, partition: int) -> tuple[int, int]:
         """The first offset that the log still holds, and the last stable offset."""
@@ -86,24 +94,42 @@ class ContentSource:
                     tp, timeout_ms=wait_ms, max_records=records_max
                 )
         except TimeoutError:
-            self._consumer.seek(tp, first)
             return Batch(first, first, ())
         except UNREADABLE_ERRORS:
             records, next_offset = await read_around(self._consumer, tp, first)
+            if len(records) > records_max:
+                next_offset = records[records_max].offset
+                records = records[:records_max]
             self._consumer.seek(tp, next_offset)
             readable = [r for r in records if not isinstance(r, UnreadableRecord)]
             unreadable = [r.offset for r in records if isinstance(r, UnreadableRecord)]
-            return Batch(first, next_offset, readable, unreadable)
-        next_offset = await self._consumer.position(tp)
-        return Batch(first, next_offset, fetched.get(tp, ()))
+            batch = Batch(first, next_offset, readable, unreadable)
+        else:
+            next_offset = await self._consumer.position(tp)
+            batch = Batch(first, next_offset, fetched.get(tp, ()))
+        if batch.next_offset < first or (batch.records and batch.records[0].offset < first):
+            raise StepFailed("the fetch began before the offset that was asked for")
+        return batch
+
+    async def refresh_high_watermarks(self) -> None:
+        """Read the high watermarks of the partitions that this member has."""
+        ends = await self._watermarks.end_offsets(list(self._consumer.assignment()))
+        self._high_watermarks = {tp.partition: offset for tp, offset in ends.items()}
 
     def high_watermark(self, partition: int) -> int | None:
-        """The high watermark as of the last fetch; None before the first one."""
-        tp = self._at(partition)
-        if tp not in self._consumer.assignment():
-            return None
-        high: int | None = self._consumer.highwater(tp)
-        return high
+        """The high watermark as of the last refresh; None before the first one."""
+        return self._high_watermarks.get(partition)
+
+    def is_member(self) -> bool:
+        """Whether the group counts on this member now."""
+        generation: int = self._consumer._coordinator.generation
+        return generation > 0
+
+    def is_broken(self) -> bool:
+        """Whether a task has ended without which the client does nothing any more."""
+        coordinator, fetcher = self._consumer._coordinator, self._consumer._fetcher
+        tasks = (coordinator._coordination_task, coordinator._heartbeat_task, fetcher._fetch_task)
+        return any(task is not None and _has_failed(task) for task in tasks)
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
@@ -126,3 +152,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         await self._revoked({tp.partition for tp in revoked})
+
+
+def _has_failed(task: "asyncio.Task[Any]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

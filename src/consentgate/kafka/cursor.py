@@ -1,5 +1,6 @@
 """Walking along one partition, committed records only, as far as it goes now."""
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,8 @@ from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, read_around
 
 RECORDS_MAX = 10_000
+
+STABLE_CHECK_SECONDS = 0.05
 
 
 class Cursor:
@@ -65,21 +68,31 @@ class Cursor:
         self._buffer.extend(record for record in records if record.offset < self.end)
 
 
+async def await_stable(settings: KafkaSettings, tp: TopicPartition) -> None:
+    """Return when every transaction has ended that is open in the partition now.
+
+    What a transaction of somebody else began before lies behind it for readers of committed
+    records, although it was committed long ago.
+    """
+    async with _consumer(settings, "read_uncommitted") as everything:
+        end = (await everything.end_offsets([tp]))[tp]
+    async with _consumer(settings, "read_committed") as committed:
+        # Nobody tells when a transaction ends; one asks.
+        while (await committed.end_offsets([tp]))[tp] < end:  # noqa: ASYNC110
+            await asyncio.sleep(STABLE_CHECK_SECONDS)
+
+
 @asynccontextmanager
 async def open_cursor(
-    settings: KafkaSettings, topic: str, partition: int, start: int = 0
+    settings: KafkaSettings,
+    topic: str,
+    partition: int,
+    start: int = 0,
+    isolation_level: str = "read_committed",
 ) -> AsyncIterator[Cursor]:
     """A cursor at `start`, or at the first offset that is left after it."""
     tp = TopicPartition(topic, partition)
-    consumer = AIOKafkaConsumer(
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        **settings.client,
-        **settings.consumer,
-    )
-    async with consumer:
+    async with _consumer(settings, isolation_level) as consumer:
         consumer.assign([tp])
         # The end first: what is appended from here on is for another walk.
         end = (await consumer.end_offsets([tp]))[tp]
@@ -87,3 +100,14 @@ async def open_cursor(
         position = max(first, start)
         consumer.seek(tp, position)
         yield Cursor(consumer, tp, position, end)
+
+
+def _consumer(settings: KafkaSettings, isolation_level: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level=isolation_level,
+        **settings.client,
+        **settings.consumer,
+    )

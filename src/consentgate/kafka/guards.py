@@ -33,7 +33,7 @@ def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
         TopicPlan(topics.consent, partitions, _required(topics)[topics.consent]),
         TopicPlan(topics.training, partitions, {**room, **times}),
         TopicPlan(topics.decisions, 1, {**own, **_required(topics)[topics.decisions]}),
-        TopicPlan(topics.quarantine, partitions, room),
+        TopicPlan(topics.quarantine, partitions, {**room, **_required(topics)[topics.quarantine]}),
         TopicPlan(topics.retractions, partitions, {**own, **_required(topics)[topics.retractions]}),
     ]
 
@@ -80,14 +80,17 @@ def consent_keeps_ms(configs: ConfigsOfTopic) -> int:
 def _required(topics: Topics) -> dict[str, dict[str, str]]:
     return {
         topics.consent: {"cleanup.policy": "compact", "unclean.leader.election.enable": "false"},
-        topics.training: {"message.timestamp.type": "CreateTime"},
+        topics.training: {"cleanup.policy": "delete", "message.timestamp.type": "CreateTime"},
+        topics.quarantine: {"cleanup.policy": "delete"},
         topics.decisions: {**_LEDGER, "message.timestamp.type": "LogAppendTime"},
         topics.retractions: _LEDGER,
     }
 
 
 _WHY = {
-    "cleanup.policy": "consent is kept for ever, by key; what was decided is kept for ever, whole",
+    "cleanup.policy": (
+        "consent is kept by key, and all else whole; compaction also refuses records without a key"
+    ),
     "unclean.leader.election.enable": "an unclean leader could forget a withdrawal",
     "retention.ms": "what was decided must stay provable",
     "retention.bytes": "what was decided must stay provable",

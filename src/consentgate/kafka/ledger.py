@@ -3,7 +3,7 @@
 from aiokafka import TopicPartition
 
 from consentgate.core.ledger import LedgerRecord, read_entry
-from consentgate.kafka.reader import read_range, read_topic
+from consentgate.kafka.cursor import await_stable, open_cursor
 from consentgate.kafka.settings import KafkaSettings
 
 
@@ -12,11 +12,19 @@ async def entry_at(
 ) -> LedgerRecord | None:
     """The entry at one offset; None where the topic holds no entry there.
 
+    The offset is known to be committed, so that another partition's open transaction, which may
+    begin before it, is not waited for.
+
     Raises:
         ValueError: if what stands there is no ledger entry, or was changed.
     """
-    records, _ = await read_range(settings, place, (offset, offset + 1), records_max=1)
-    return read_entry(records[0].value) if records else None
+    async with open_cursor(
+        settings, place.topic, place.partition, offset, isolation_level="read_uncommitted"
+    ) as cursor:
+        record = await cursor.peek()
+    if record is None or record.offset != offset:
+        return None
+    return read_entry(record.value)
 
 
 async def last_entry(
@@ -25,10 +33,16 @@ async def last_entry(
     """The last entry of the chain with this key; reads the whole topic.
 
     Raises:
-        ValueError: if it was changed.
+        ValueError: if an entry was changed.
     """
-    last: bytes | None = None
-    async for record in read_topic(settings, topic, partitions):
-        if record.key == key:
-            last = record.value
-    return None if last is None else read_entry(last)
+    last: LedgerRecord | None = None
+    for partition in range(partitions):
+        place = TopicPartition(topic, partition)
+        await await_stable(settings, place)
+        async with open_cursor(settings, topic, partition) as cursor:
+            while (record := await cursor.next()) is not None:
+                if record.key == key:
+                    entry = read_entry(record.value)
+                    if last is None or entry.source.last >= last.source.last:
+                        last = entry
+    return last

@@ -29,7 +29,6 @@ _CONSUMER = {
 _GROUP = {
     "session.timeout.ms": "session_timeout_ms",
     "heartbeat.interval.ms": "heartbeat_interval_ms",
-    "max.poll.interval.ms": "max_poll_interval_ms",
 }
 _PRODUCER = {
     "compression.type": "compression_type",

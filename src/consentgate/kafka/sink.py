@@ -12,11 +12,12 @@ from consentgate.core.gate import BatchOutcome, Output
 from consentgate.core.ledger import Bookmark, LedgerEntry
 from consentgate.core.partition import StepFailed
 from consentgate.kafka.clock import read_clock
+from consentgate.kafka.guards import OWN_BYTES
 from consentgate.kafka.layout import Layout
 from consentgate.kafka.settings import KafkaSettings
 
-BATCH_BYTES = 512 << 10
-"""Size of a produced record batch; a record that is larger travels alone."""
+BATCH_BYTES = OWN_BYTES
+"""Size of a produced record batch, for which each topic has room; a larger record travels alone."""
 
 REQUEST_BYTES_MAX = 8 << 20
 
@@ -40,13 +41,27 @@ class TransactionalSink:
         self._layout = layout
         self._outputs = layout.outputs(source.partition)
         self._ledger_offset = -1
+        self._lost_connections = 0
+        self._lost_before = 0
         self._producer = AIOKafkaProducer(
-            transactional_id=f"{group}-{source.topic}-{source.partition}",
+            # As unambiguous as the key of the ledger: neither groups nor topics have a slash.
+            transactional_id=f"{group}/{source.topic}-{source.partition}",
             max_batch_size=BATCH_BYTES,
             max_request_size=REQUEST_BYTES_MAX,
             **settings.client,
             **settings.producer,
         )
+        self._notice_lost_connections()
+
+    def _notice_lost_connections(self) -> None:
+        client = self._producer.client
+        on_closed = client._on_connection_closed
+
+        def count(*arguments: Any) -> None:
+            self._lost_connections += 1
+            on_closed(*arguments)
+
+        client._on_connection_closed = count
 
     async def start(self) -> None:
         """Fence whoever wrote for this partition before, and settle what they left open."""
@@ -58,6 +73,7 @@ class TransactionalSink:
         Raises:
             StepFailed: if this machine's clock and the broker's disagree.
         """
+        self._lost_before = self._lost_connections
         await self._producer.begin_transaction()
         sent_ms = read_clock().unix_ms
         entry, *_ = await _all(
@@ -67,6 +83,8 @@ class TransactionalSink:
             self._send(self._outputs.retractions, outcome.retractions),
         )
         self._ledger_offset = entry[0].offset
+        if self._ledger_offset < 0:
+            raise StepFailed("the broker did not say where the ledger entry is")
         _check_clock(sent_ms, entry[0].timestamp)
 
     async def send_offset(self, outcome: BatchOutcome) -> None:
@@ -81,13 +99,18 @@ class TransactionalSink:
         offset = OffsetAndMetadata(outcome.batch.next_offset, bookmark.encode())
         await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
 
-    async def commit(self) -> None:
-        """Commit; when this raises or is cancelled, the transaction's end is not known."""
-        await self._producer.commit_transaction()
+    async def commit(self) -> bool:
+        """Commit; True where the producer must not be used again, though it was committed.
 
-    async def abort(self) -> None:
-        """Abort; when this raises, the producer must not be used again."""
+        When this raises or is cancelled, the transaction's end is not known.
+        """
+        await self._producer.commit_transaction()
+        return self._lost_connections > self._lost_before
+
+    async def abort(self) -> bool:
+        """Abort; True where the producer must not be used again, as when this raises."""
         await self._producer.abort_transaction()
+        return self._lost_connections > self._lost_before
 
     async def retire(self) -> None:
         """Drop the producer, bounded in time; an open transaction is left to the next fence."""

@@ -60,7 +60,7 @@ class AssignedPartition:
 
     async def live(self) -> None:
         """Perform the partition's steps until its life ends; a cancellation revokes it."""
-        life = self._partition.life()
+        life, task = self._partition.life(), asyncio.current_task()
         step = next(life)
         try:
             while True:
@@ -69,7 +69,9 @@ class AssignedPartition:
                 except StepFailed as failure:
                     step = life.throw(failure)
                 except asyncio.CancelledError:
-                    step = life.throw(Revoked())
+                    # A task of the client's that was cancelled surfaces so, too.
+                    cancelled = task is not None and task.cancelling() > 0
+                    step = life.throw(Revoked() if cancelled else StepFailed("cancelled inside"))
                 else:
                     step = life.send(reply)
         except StopIteration:

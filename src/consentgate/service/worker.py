@@ -19,7 +19,7 @@ from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
 from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
 from consentgate.core.policy import Policy
-from consentgate.errors import ConfigError
+from consentgate.errors import ClientBroken, ConfigError
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
@@ -40,6 +40,9 @@ REVOKE_SECONDS_MAX = 10.0
 """How long a partition that is given up may finish its transaction."""
 
 WATCH_SECONDS = 2.0
+MEMBER_SECONDS_MAX = 120.0
+"""How long a worker may be outside the group while the broker answers."""
+
 DRAINED_CHECK_SECONDS = 0.25
 
 
@@ -90,6 +93,7 @@ class Worker:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
         self._broker_answered_at = 0.0
+        self._member_at = time.monotonic()
 
     async def run(self, *, until_drained: bool = False) -> Summary:
         """Work until a signal, or until the content that is there now is done.
@@ -240,16 +244,32 @@ class Worker:
             try:
                 async with asyncio.timeout(STALE_SECONDS):
                     found = await self._cluster.partition_counts(layout.counts)
+                    await self._source.refresh_high_watermarks()
             except Exception as error:
                 log.warning("the broker does not answer", error=type(error).__name__)
             else:
-                self._broker_answered_at = time.monotonic()
-                if found != layout.counts:
-                    raise ConfigError(
-                        "the topics' partitions changed while running: "
-                        f"{layout.counts} became {found}"
-                    )
+                self._compare_counts(found, layout.counts)
+            self._refuse_broken_clients()
             await asyncio.sleep(WATCH_SECONDS)
+
+    def _compare_counts(self, found: Mapping[str, int], settled: Mapping[str, int]) -> None:
+        # A broker that does not know a topic for a moment is one that has not answered.
+        if found.keys() == settled.keys():
+            self._broker_answered_at = time.monotonic()
+            if found != settled:
+                raise ConfigError(
+                    f"the topics' partitions changed while running: {settled} became {found}"
+                )
+
+    def _refuse_broken_clients(self) -> None:
+        """End the process rather than wait for a client that does nothing any more."""
+        if self._source.is_broken() or self._view.is_broken():
+            raise ClientBroken("a task of the Kafka client has ended; the process must start anew")
+        now = time.monotonic()
+        if self._source.is_member() or now - self._broker_answered_at > STALE_SECONDS:
+            self._member_at = now
+        if now - self._member_at > MEMBER_SECONDS_MAX:
+            raise ClientBroken("the group has not taken this member back; start it anew")
 
     async def _end_when_drained(self, layout: Layout) -> None:
         """End the worker when all content that is there now has been decided, by whomever."""
@@ -274,7 +294,7 @@ class Worker:
         return {
             "worker": "stopping" if self._stopping else OK,
             "broker": OK if answered else "does not answer",
-            "group": OK if self._joined.is_set() else "joining",
+            "group": OK if self._joined.is_set() and self._source.is_member() else "joining",
             **{f"partition-{n}": a.readiness() for n, (a, _) in self._assigned.items()},
         }
 

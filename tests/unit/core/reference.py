@@ -236,9 +236,14 @@ def no_key(case: Case) -> bool:
 
 def too_large(case: Case) -> bool:
     record, limits = case.record, case.limits
+    if isinstance(case.event, ContentEvent) and not case.key_is_subject:
+        named = len(case.event.subject.encode()) > limits.max_key_bytes
+    else:
+        named = False
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return (
-        len(record.value or b"") > limits.max_value_bytes
+        named
+        or len(record.value or b"") > limits.max_value_bytes
         or len(record.key or b"") > limits.max_key_bytes
         or len(record.headers) > limits.max_headers
         or headers > limits.max_headers_bytes
@@ -278,7 +283,10 @@ OF_THE_RECORD: Precedence = [
     (Reason.SUBJECT_MISMATCH, names_another_subject),
     (
         Reason.BAD_TIMESTAMP,
-        lambda case: case.record.timestamp - case.now_ms > case.limits.max_future_ms,
+        lambda case: (
+            case.record.timestamp < -1
+            or case.record.timestamp - case.now_ms > case.limits.max_future_ms
+        ),
     ),
 ]
 OF_THE_CONTENT: Precedence = [

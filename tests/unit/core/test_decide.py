@@ -370,6 +370,13 @@ def test_what_cannot_be_read_is_quarantined() -> None:
     assert forbidding(Content(event(id=""))) is Reason.MISSING_FIELD
 
 
+def test_the_limits_are_as_documented() -> None:
+    assert (LIMITS.max_value_bytes, LIMITS.max_headers_bytes) == (900_000, 65_536)
+    assert (LIMITS.max_depth, LIMITS.max_future_ms) == (64, 3_600_000)
+    # Beside a value of that size a broker's default leaves room for these.
+    assert (LIMITS.max_key_bytes, LIMITS.max_headers) == (65_536, 4_096)
+
+
 def test_a_value_is_too_large_only_beyond_the_limit() -> None:
     size = len(event())
     assert forbidding(limits=replace(LIMITS, max_value_bytes=size)) is Reason.NOT_OPTED_OUT

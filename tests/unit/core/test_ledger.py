@@ -121,6 +121,13 @@ def test_an_entry_over_nothing_but_gaps_says_so_for_each_offset() -> None:
     assert json.loads(written.value)["counts"] == {}
 
 
+def test_an_entry_over_one_offset_has_one_outcome() -> None:
+    written = entry(first=5, last=5, decided={5: FORWARD})
+    assert read_codes(read_entry(written.value).outcomes) == [Reason.OPTED_IN]
+    nothing = entry(first=5, last=5, decided={})
+    assert read_codes(read_entry(nothing.value).outcomes) == [None]
+
+
 def test_an_entry_is_written_with_sorted_keys_and_without_spaces() -> None:
     value = entry().value
     text = json.dumps(json.loads(value), sort_keys=True, separators=(",", ":"))
@@ -250,9 +257,14 @@ def test_the_hash_depends_on_the_entry_before() -> None:
 # Reading back.
 
 
-def test_a_signed_entry_can_be_read() -> None:
-    signed = json.dumps({**json.loads(entry().value), "signature": "abc"}).encode()
-    assert read_entry(signed).signature == "abc"
+def test_a_chain_that_signs_signs_each_entry_by_its_hash() -> None:
+    signing = Chain("consentgate", "content-events", 3, sign=lambda hash_: f"signed {hash_}")
+    signed = write_entry(signing, facts(), GENESIS)
+    record = read_entry(signed.value)
+    # The signature changes neither the hash nor the key.
+    assert (record.hash, signed.hash, signed.key) == (entry().hash, entry().hash, entry().key)
+    assert record.signature == f"signed {record.hash}"
+    assert by_the_standard_library(signed.value) == record.hash
     assert read_entry(entry().value).signature is None
 
 

@@ -513,7 +513,11 @@ def test_idle_with_an_advanced_frontier_commits_an_entry_without_content() -> No
 def test_after_a_take_over_an_advanced_frontier_is_not_kept_waiting() -> None:
     hand = taken_over()
     waits = [hand.past(Fetch).wait_ms for _ in range(3)]
-    assert waits == [0, IDLE_MS, IDLE_MS]
+    hand.throw(StepFailed("broken"))
+    waits += [hand.past(Fetch).wait_ms for _ in range(2)]
+    assert waits == [0, IDLE_MS, IDLE_MS, 0, IDLE_MS]
+    # Nor is one that advances later kept waiting for a second.
+    assert IDLE_MS < 1_000
 
 
 def test_offsets_without_records_are_passed_over_and_accounted_for() -> None:
@@ -555,13 +559,13 @@ def test_a_change_is_retracted_in_the_transaction_that_covers_it_and_in_no_other
     hand.until(Send)
     hand.changes(b"m3", WITHDRAWN)
     hand.past(Commit)
-    hand.publish(batch(1, FIRST + 1))
-    hand.past(Commit)
-    for _ in range(3):
-        hand.past(Fetch)
+    for number in (1, 2):
+        hand.publish(batch(1, FIRST + number))
+        hand.past(Commit)
+    hand.until(Fetch)
     retracted = [[output.key for output in each.retractions] for each in hand.committed()]
-    assert retracted == [[], [b"m3"]]
-    assert [outcome.frontier for outcome in hand.committed()] == [{3: 50}, {3: 51}]
+    assert retracted == [[], [b"m3"], []]
+    assert [outcome.frontier for outcome in hand.committed()] == [{3: 50}, {3: 51}, {3: 51}]
 
 
 def test_a_grant_is_no_retraction() -> None:
@@ -589,6 +593,32 @@ def test_after_a_failure_changes_are_read_again_from_the_committed_frontier() ->
     assert hand.until(ReadChanges) == ReadChanges({3: 50}, {3: 51})
 
 
+def flooded(hand: Hand, number: int) -> None:
+    """One change, and so many more that nothing becomes of."""
+    hand.changes(b"m3", WITHDRAWN)
+    for _ in range(number - 1):
+        hand.partition.consent_changed(hand.history[0])
+
+
+def test_as_many_changes_as_are_kept_are_covered_by_a_commit() -> None:
+    hand = working()
+    hand.past(Fetch)
+    flooded(hand, CHANGES_MAX)
+    assert len(hand.until(Send).outcome.retracted) == CHANGES_MAX
+    assert isinstance(hand.until(Commit, Retire), Commit)
+
+
+def test_a_flood_of_changes_at_the_first_start_is_outlived() -> None:
+    hand = Hand(frontier=None)
+    hand.until(Fetch)
+    flooded(hand, 2 * CHANGES_MAX)
+    hand.past(Retire)
+    hand.past(Commit)
+    hand.until(Fetch)
+    assert hand.partition.phase is Phase.READY
+    assert len(hand.whys(Recycled)) == 1
+
+
 @pytest.mark.parametrize("barrier", [1, 2])
 def test_more_changes_than_are_kept_are_never_covered_by_a_commit(barrier: int) -> None:
     hand = working()
@@ -596,9 +626,7 @@ def test_more_changes_than_are_kept_are_never_covered_by_a_commit(barrier: int) 
     for _ in range(barrier - 1):
         hand.past(AwaitFrontier)
     hand.until(AwaitFrontier)
-    hand.changes(b"m3", WITHDRAWN)
-    for _ in range(CHANGES_MAX + 1):
-        hand.partition.consent_changed(hand.history[0])
+    flooded(hand, CHANGES_MAX + 1)
     assert isinstance(hand.until(Commit, Retire), Retire)
     assert hand.until(ReadChanges) == ReadChanges({3: 50}, {3: 51})
     assert hand.whys(Recycled) == ["consent changes faster than transactions commit"]
@@ -834,12 +862,12 @@ def test_a_failure_at_any_step_drops_the_producer_and_begins_anew(
     hand = interrupted(number)
     hand.throw(StepFailed("broken", timed_out=timed_out))
     assert hand.whys(Recycled) == ["broken"]
-    assert hand.partition.phase is Phase.RECYCLING
     assert hand.partition.stalled_because == "broken"
-    kept = len(hand.kept)
+    kept, phases = len(hand.kept), [hand.partition.phase]
     hand.done.clear()
     hand.until(ReadPosition)
     assert names(hand.done) == ["Retire", "Pause", "Fence"]
+    assert [*phases, hand.partition.phase] == [Phase.RECYCLING, Phase.FENCING]
     # Nothing of before is committed any more, and nothing is sent before the position is known.
     hand.until(Send, Fetch)
     assert not {"Commit", "SendOffset"} & set(names(hand.done))

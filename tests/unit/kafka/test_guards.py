@@ -1,5 +1,6 @@
 """What the topics must be like: what `topics create` makes passes, what differs is named."""
 
+import random
 from typing import Any
 
 import msgspec
@@ -7,14 +8,22 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from consentgate.config import Config, LimitsConfig, Topics
-from consentgate.core.consent import ConsentTable
+from consentgate.core.consent import ConsentChange, ConsentTable
+from consentgate.core.countries import COUNTRIES
 from consentgate.core.decide import headers_bytes
 from consentgate.core.decode import ContentFields, content_decoder
 from consentgate.core.gate import Batch, Gate, Output
-from consentgate.core.ledger import GENESIS, Chain
-from consentgate.core.model import consent_state
+from consentgate.core.ledger import GENESIS, BatchFacts, Chain, write_entry
+from consentgate.core.model import Reason, consent_state, decision
+from consentgate.core.partition import BATCH_OFFSETS_MAX, BATCH_RECORDS_MAX
 from consentgate.core.policy import Basis, Policy, Rule
-from consentgate.kafka.guards import ENVELOPE_BYTES, plan_topics, topic_problems
+from consentgate.kafka.guards import (
+    ENVELOPE_BYTES,
+    OWN_BYTES,
+    consent_keeps_ms,
+    plan_topics,
+    topic_problems,
+)
 from consentgate.kafka.unreadable import UnreadableRecord
 
 BROKER = {
@@ -147,8 +156,26 @@ def test_wider_limits_need_wider_topics() -> None:
 def test_every_problem_is_told_at_once() -> None:
     config = Config()
     configs: Configs = {name: {} for name in msgspec.structs.astuple(config.topics)}
-    required = 2 + 1 + 4 + 3
+    required = 2 + 2 + 1 + 4 + 3
     assert len(topic_problems(config, configs)) == required
+
+
+@pytest.mark.parametrize(
+    ("configs", "keeps_ms"),
+    [
+        ({"delete.retention.ms": "86400000", "min.compaction.lag.ms": "0"}, 86_400_000),
+        ({"delete.retention.ms": "86400000", "min.compaction.lag.ms": "5000"}, 5_000),
+        ({"delete.retention.ms": "5000", "min.compaction.lag.ms": "86400000"}, 86_400_000),
+        ({"delete.retention.ms": "86400000"}, 86_400_000),
+        ({"delete.retention.ms": None, "min.compaction.lag.ms": None}, 0),
+        ({"delete.retention.ms": "0", "min.compaction.lag.ms": "0"}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_change_of_consent_is_kept_for_its_compaction_lag_or_else_as_long_as_a_tombstone(
+    configs: dict[str, str | None], keeps_ms: int
+) -> None:
+    assert consent_keeps_ms(configs) == keeps_ms
 
 
 # The broker never has to refuse a record that the limits allow.
@@ -187,18 +214,22 @@ def largest(**changes: Any) -> UnreadableRecord:
     return UnreadableRecord(**(record | changes))  # type: ignore[arg-type]
 
 
-def outputs(record: UnreadableRecord) -> list[Output]:
-    limits = LIMITS_OF_CONTENT
+def gate() -> Gate:
+    """A gate with names and numbers as long as they may be."""
     table = ConsentTable([99_999])
-    table.apply(99_999, b"m" * limits.max_key_bytes, consent_state("GB", True, None))
+    owner = b"m" * LIMITS_OF_CONTENT.max_key_bytes
+    table.apply(99_999, owner, consent_state("GB", True, None))
     table.advance(99_999, 2**62)
     rules = (Rule(("*",), Basis.OPT_OUT),)
     policy = Policy("p" * 100, "ai-training", {}, rules)
     chain = Chain("g" * 128, LONG, 99_999)
     decode = content_decoder(ContentFields(), 64)
-    gate = Gate(chain, LONG, table, policy, decode, limits, True)
+    return Gate(chain, LONG, table, policy, decode, LIMITS_OF_CONTENT, True)
+
+
+def outputs(record: UnreadableRecord) -> list[Output]:
     batch = Batch(record.offset, record.offset + 1, [record])
-    outcome = gate.judge(batch, GENESIS, 2**52)
+    outcome = gate().judge(batch, GENESIS, 2**52)
     return [*outcome.training, *outcome.quarantine]
 
 
@@ -211,6 +242,45 @@ def test_the_largest_record_that_the_limits_allow_fits_into_the_topics() -> None
         (output,) = outputs(largest(value=broken))
         assert output.value == broken
         assert on_the_wire(output) <= limits.max_value_bytes + ENVELOPE_BYTES
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        b"m" * LIMITS_OF_CONTENT.max_key_bytes,
+        pytest.param(
+            b"\x00" * LIMITS_OF_CONTENT.max_key_bytes,
+        ),
+        pytest.param(
+            b"\xff" * LIMITS_OF_CONTENT.max_key_bytes,
+        ),
+    ],
+    ids=["letters", "escaped", "replaced"],
+)
+def test_the_largest_retraction_fits_into_its_topic(subject: bytes) -> None:
+    change = ConsentChange(99_999, 2**62, 2**52, subject, None)
+    outcome = gate().catch_up(2**62, [change], {99_999: 2**62 + 1}, GENESIS, 2**52)
+    (retraction,) = outcome.retractions
+    assert on_the_wire(retraction) <= OWN_BYTES
+
+
+def test_the_largest_entry_fits_into_the_ledger() -> None:
+    # As many records as a batch may have, far apart, of every country and with every reason.
+    made = [decision(reason, country) for country in sorted(COUNTRIES) for reason in sorted(Reason)]
+    shuffled = random.Random(5)
+    decisions = shuffled.choices(made, k=BATCH_RECORDS_MAX)
+    last = 2**62 + BATCH_OFFSETS_MAX - 1
+    facts = BatchFacts(
+        first=2**62,
+        last=last,
+        decided_at_ms=2**52,
+        frontier=dict.fromkeys(range(1_000), 2**62),
+        policy="p" * 100 + "@" + "0" * 12,
+        offsets=sorted(shuffled.sample(range(2**62, last + 1), k=len(decisions))),
+        decisions=decisions,
+    )
+    entry = write_entry(gate().chain, facts, GENESIS)
+    assert on_the_wire(Output(2**52, entry.key, entry.value, [])) <= OWN_BYTES
 
 
 def test_a_record_beyond_the_limits_leaves_nothing_large_behind() -> None:

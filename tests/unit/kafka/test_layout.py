@@ -74,6 +74,11 @@ def test_changed_counts_are_refused(configured: str, settled: str, counts: list[
         settle_scope(configured, True, counts, [bookmark(settled, 4, 4)])  # type: ignore[arg-type]
 
 
+def test_a_refusal_names_what_the_group_was_started_with() -> None:
+    with pytest.raises(ConfigError, match="global scope over 3 content and 4 consent partitions"):
+        settle_scope("auto", True, [5, 6], [bookmark("global", 3, 4)])
+
+
 def test_a_changed_scope_is_refused() -> None:
     with pytest.raises(ConfigError, match="started with partition scope"):
         settle_scope("global", True, [4, 4], [bookmark("partition", 4, 4)])

@@ -64,7 +64,6 @@ def test_without_settings_a_local_broker_is_used() -> None:
         ("max.partition.fetch.bytes", 5, "max_partition_fetch_bytes", 5),
         ("session.timeout.ms", 5, "session_timeout_ms", 5),
         ("heartbeat.interval.ms", 5, "heartbeat_interval_ms", 5),
-        ("max.poll.interval.ms", 5, "max_poll_interval_ms", 5),
         ("compression.type", "lz4", "compression_type", "lz4"),
         ("transaction.timeout.ms", 5, "transaction_timeout_ms", 5),
     ],
@@ -103,10 +102,10 @@ async def test_the_clients_take_the_arguments() -> None:
 
 
 def test_only_the_group_s_members_get_the_group_s_settings() -> None:
-    settings = kafka_settings({"session.timeout.ms": 5, "max.poll.interval.ms": 6})
-    assert settings.group == {"session_timeout_ms": 5, "max_poll_interval_ms": 6}
+    settings = kafka_settings({"session.timeout.ms": 5, "heartbeat.interval.ms": 6})
+    assert settings.group == {"session_timeout_ms": 5, "heartbeat_interval_ms": 6}
     for other in (settings.client, settings.consumer, settings.producer):
-        assert not {"session_timeout_ms", "max_poll_interval_ms"} & set(other)
+        assert not {"session_timeout_ms", "heartbeat_interval_ms"} & set(other)
 
 
 def test_a_hanging_transaction_ends_soon_by_default() -> None:

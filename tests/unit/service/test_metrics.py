@@ -257,6 +257,14 @@ def test_the_version_is_shown(watched: Watched) -> None:
     assert watched.series("consentgate_build_info") == {(__version__,): 1}
 
 
+def test_what_befalls_the_group_and_its_consent_is_counted() -> None:
+    watched = busy()
+    assert watched.value("consentgate_rebalances_total") == 1
+    assert watched.value("consentgate_consent_misplaced_total") == 1
+    assert watched.value("consentgate_consent_unreadable_total", "not-json") == 1
+    assert watched.value("consentgate_policy_info", "ab" * 32, "linkedin") == 1
+
+
 # The manners of Prometheus.
 
 
@@ -267,6 +275,8 @@ def busy() -> Watched:
     for event in (committed(*MIXED), Aborted("alice"), Recycled("alice"), Stalled("alice"), READY):
         watched.metrics.observe(event)
     watched.metrics.observe_effect_ms(5)
+    watched.metrics.rebalances.inc()
+    watched.metrics.consent_misplaced.inc()
     watched.metrics.consent_unreadable.labels("not-json").inc()
     watched.metrics.policy_info.labels("linkedin", "ab" * 32).set(1)
     return watched

@@ -137,6 +137,9 @@ def test_a_line_prints_as_documented(file: Path) -> None:
         "record": None,
     }
     assert json.loads(json.dumps(line_json(found))) == line_json(found)
+    assert str(found) == "withhold:minor (*)"
+    (unexpected,) = replayed(file, state, post(expect="forward"), policy=policy)
+    assert str(unexpected) == "withhold:minor (*), but forward was expected"
 
 
 # Expectations.
