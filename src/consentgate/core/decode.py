@@ -28,7 +28,10 @@ taken for a beginning, would cost the square of their number.
 """
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
-_Moment = Annotated[datetime, msgspec.Meta(tz=True)] | int
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_Moment = str | int
 _CHOICES = tuple(Choice)
 _CONTENT_TYPES: dict[str, Any] = {
     "id": _Name,
@@ -107,18 +110,29 @@ def content_decoder(fields: ContentFields, max_depth: int) -> ContentDecoder:
             return Reason.UNDECODABLE
         try:
             id_, subject, kind, visibility, created_at = pick(decode_struct(value))
-        except msgspec.MsgspecError:
+            return ContentEvent(id_, subject, kind, visibility, epoch_ms(created_at))
+        except ValueError:
+            # What the typed decoder refuses is a ValueError, too.
             return _decode_field_by_field(value, paths)
-        return ContentEvent(id_, subject, kind, visibility, epoch_ms(created_at))
 
     return decode
 
 
-def epoch_ms(moment: datetime | int) -> int:
-    """Epoch milliseconds of a zoned time, rounded down; an integer is epoch milliseconds."""
+def epoch_ms(moment: str | int) -> int:
+    """Epoch milliseconds of a time with a zone (RFC 3339), rounded down; an integer is just that.
+
+    Raises:
+        ValueError: if the string is no such time.
+    """
     if isinstance(moment, int):
         return moment
-    return (moment - _EPOCH) // _MILLISECOND
+    found = _RFC3339.fullmatch(moment)
+    if found is None:
+        raise ValueError("not a time with a zone, such as 2024-09-20T10:00:00Z")
+    day, time, fraction, zone = found.groups()
+    zone = "+00:00" if zone in "Zz" else zone
+    seconds = datetime.fromisoformat(f"{day}T{time}{zone}") - _EPOCH
+    return seconds // _MILLISECOND + int((fraction or "0")[:3].ljust(3, "0"))
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -176,9 +190,9 @@ def _decode_field_by_field(value: bytes, paths: dict[str, str]) -> ContentEvent 
             msgspec.json.decode(_raw_at(value, paths[name]), type=kind)
             for name, kind in _CONTENT_TYPES.items()
         )
-    except (msgspec.MsgspecError, KeyError):
+        return ContentEvent(id_, subject, kind, visibility, epoch_ms(created_at))
+    except (ValueError, KeyError):
         return Reason.MISSING_FIELD
-    return ContentEvent(id_, subject, kind, visibility, epoch_ms(created_at))
 
 
 def _raw_at(value: bytes, path: str) -> bytes:

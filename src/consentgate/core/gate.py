@@ -311,7 +311,7 @@ class Gate:
         # The quarantine's retention counts from the quarantining, hence not the record's time.
         headers = self._error_headers(record.offset, reason)
         oversized = is_too_large(record, self.limits)
-        if not oversized and reason is not Reason.BAD_TIMESTAMP:
+        if not oversized and reason not in (Reason.TOO_LARGE, Reason.BAD_TIMESTAMP):
             came_with = [h for h in record.headers if not h[0].startswith(_ERRORS)]
             return Output(now_ms, record.key, record.value, [*came_with, *headers])
         value = record.value or b""

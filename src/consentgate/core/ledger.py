@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -171,14 +171,17 @@ def _encode_outcomes(facts: BatchFacts) -> dict[str, Any]:
     return {"reasons": [str(reason) for reason in reasons], "codes": packed}
 
 
+_TwoCounts = Annotated[list[int], msgspec.Meta(min_length=2, max_length=2)]
+
+
 class Bookmark(msgspec.Struct, frozen=True):
     """What is committed beside a source offset, for whoever takes the partition over."""
 
     ledger_partition: int
     ledger_offset: int
     hash: str  # of the last ledger entry
-    scope: str  # `partition` or `global`, settled at the group's first start
-    partitions: list[int]  # number of content and of consent partitions, settled likewise
+    scope: Literal["partition", "global"]  # settled at the group's first start
+    partitions: _TwoCounts  # of content and of consent partitions, settled likewise
 
     def encode(self) -> str:
         """The metadata of the committed offset; far below the broker's limit of 4,096 bytes."""

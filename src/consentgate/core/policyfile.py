@@ -5,12 +5,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, TypeAlias, TypeVar
-
-import msgspec
+from typing import TypeAlias, TypeVar
 
 from consentgate.core.countries import COUNTRIES
 from consentgate.core.decode import epoch_ms
@@ -61,7 +58,7 @@ _RULE_KEYS = (
 _BASES = tuple(basis.value for basis in Basis)
 _POLICY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ZONED_TIME = Annotated[datetime, msgspec.Meta(tz=True)]
+_FINER_THAN_A_MILLISECOND = re.compile(r"\.[0-9]{3}0*[1-9]")
 _EXAMPLE_TIME = "2024-09-20T00:00:00Z"
 # Codes that are in everyday use for a country that has another one.
 _MISTAKEN = {"UK": "GB", "EL": "GR"}
@@ -338,14 +335,15 @@ class _Reader:
         if text is None:
             return None
         try:
-            moment = msgspec.convert(text, _ZONED_TIME).astimezone(UTC)
-        except (msgspec.ValidationError, OverflowError):
+            time_ms = epoch_ms(text)
+            utc_text(time_ms)  # Some zones carry the first and the last year beyond the calendar.
+        except (ValueError, OverflowError):
             hint = f"is not a time with a zone, write it like {_EXAMPLE_TIME}"
             self._problem(path, f"{shown(text)} {hint}")
             return None
-        if moment.microsecond % 1000:
+        if _FINER_THAN_A_MILLISECOND.search(text):
             self._problem(path, "is finer than a millisecond")
-        return epoch_ms(moment)
+        return time_ms
 
     def _typed(self, path: Path, value: Value, kind: type[_T], expected: str) -> _T | None:
         if isinstance(value, kind):

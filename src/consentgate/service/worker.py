@@ -136,10 +136,11 @@ class Worker:
         )
         await self._view.start(layout.is_misplaced)
         self._tasks.append(self._spawn(self._view.run()))
-        self._tasks.append(self._spawn(self._watch(layout)))
         if until_drained:
             self._tasks.append(self._spawn(self._end_when_drained(layout)))
         await self._source.start()
+        # Only now are there clients to be watched.
+        self._tasks.append(self._spawn(self._watch(layout)))
 
     async def _put_away(self) -> None:
         self._stopping = True

@@ -412,7 +412,9 @@ def test_a_timestamp_is_bad_only_beyond_the_limit() -> None:
     assert forbidding(Content(timestamp=latest_ms)) is Reason.NOT_OPTED_OUT
     assert forbidding(Content(timestamp=latest_ms + 1)) is Reason.BAD_TIMESTAMP
     assert forbidding(Content(timestamp=0)) is Reason.NOT_OPTED_OUT
+    # -1 stands for none at all. What lies below it a broker might refuse.
     assert forbidding(Content(timestamp=-1)) is Reason.NOT_OPTED_OUT
+    assert forbidding(Content(timestamp=-2)) is Reason.BAD_TIMESTAMP
 
 
 # The theorems: what a decision is counted under.
@@ -641,6 +643,15 @@ def test_what_must_be_read_first_is_quarantined_first(
 ) -> None:
     both = before[2] | after[2]
     assert made(both.case(key_is_subject=False)).reason is before[1]
+
+
+def test_a_subject_that_fits_into_no_key_is_too_large() -> None:
+    # Else it could be forwarded, and never be retracted under its name.
+    for surplus, reason in ((0, Reason.NOT_OPTED_OUT), (1, Reason.TOO_LARGE)):
+        subject = "m" * (LIMITS.max_key_bytes + surplus)
+        states = {subject.encode(): {0: GB}}
+        record = Content(event(subject=subject), key=b"post-5")
+        assert made(Case(record, states, OPT_OUT, NOW_MS, LIMITS, False)).reason is reason
 
 
 def test_what_cannot_be_read_has_no_jurisdiction() -> None:

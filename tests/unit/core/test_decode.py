@@ -156,6 +156,18 @@ def test_anything_else_is_no_time(created_at: Any) -> None:
     assert decode_content(content(created_at=created_at)) is Reason.MISSING_FIELD
 
 
+@pytest.mark.parametrize("zone", ["+0200", "-0000"])
+def test_a_zone_without_its_colon_is_no_rfc_3339(zone: str) -> None:
+    value = content(created_at=f"2024-09-20T10:00:00{zone}")
+    assert decode_content(value) is Reason.MISSING_FIELD
+
+
+def test_a_time_is_rounded_down_however_fine_it_is() -> None:
+    event = decode_content(content(created_at="2024-09-20T09:59:59.9999999Z"))
+    assert isinstance(event, ContentEvent)
+    assert event.created_at_ms == 1726826399999
+
+
 def test_an_integer_beyond_all_measure_is_no_time_and_no_error() -> None:
     value = content().replace(b'"2024-09-20T10:00:00Z"', b"9" * 5_000)
     assert decode_content(value) is Reason.MISSING_FIELD

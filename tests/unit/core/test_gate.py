@@ -402,6 +402,15 @@ def test_nothing_beyond_the_limits_is_ever_written(
                 assert output.key == key
 
 
+def test_what_is_too_large_for_its_subject_loses_its_value_too() -> None:
+    record = content(key=b"post-5", value=event("m" * (LIMITS.max_key_bytes + 1)))
+    output = quarantined(record, gate(key_is_subject=False))
+    assert (output.key, output.value) == (b"post-5", None)
+    headers = dict(output.headers)
+    assert headers["__connect.errors.exception.class.name"] == b"too-large"
+    assert headers["consentgate.size"] == str(len(record.value or b"")).encode()
+
+
 def test_an_oversized_tombstone_stays_a_tombstone() -> None:
     output = quarantined(content(value=None, headers=[("h", b"x" * 300)]))
     headers = dict(output.headers)

@@ -354,6 +354,10 @@ def test_a_bookmark_fits_into_the_metadata_of_an_offset(bookmark: Bookmark) -> N
         BOOKMARK.encode().replace('"hash":', '"hush":'),
         BOOKMARK.encode().replace("12345", '"12345"'),
         BOOKMARK.encode().replace("12345", "null"),
+        BOOKMARK.encode().replace('partition"}', 'topic"}'),
+        BOOKMARK.encode().replace("[12,12]", "[]"),
+        BOOKMARK.encode().replace("[12,12]", "[12]"),
+        BOOKMARK.encode().replace("[12,12]", "[12,12,12]"),
     ],
 )
 def test_what_somebody_else_noted_is_no_bookmark(metadata: str) -> None:

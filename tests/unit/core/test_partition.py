@@ -398,6 +398,15 @@ def test_a_change_that_comes_while_catching_up_is_retracted_with_the_next_commit
     ]
 
 
+def test_an_entry_of_another_scope_is_never_gone_on_from() -> None:
+    for frontier in ({3: 50, 4: 0}, {4: 50}, {}):
+        hand = Hand(frontier=frontier)
+        for _ in range(3):
+            hand.past(Retire)
+        assert not {"Fetch", "Send", "ReadChanges"} & set(names(hand.done))
+        assert "another scope" in hand.whys(Recycled)[-1]
+
+
 def test_a_consent_topic_that_was_made_anew_is_never_taken_as_caught_up() -> None:
     hand = Hand(frontier={3: 51})
     for _ in range(3):
@@ -549,6 +558,24 @@ def test_a_batch_over_as_many_offsets_as_allowed_is_not_cut() -> None:
     hand.past(Fetch)
     hand.until(Send)
     assert "Seek" not in names(hand.done)
+
+
+def test_a_frontier_that_went_back_is_never_committed() -> None:
+    hand = working()
+    hand.past(Fetch)
+    hand.table.reset()
+    for subject in SUBJECTS:
+        hand.table.apply(3, subject, GRANTED)
+    hand.table.advance(3, 49)
+    for _ in range(3):
+        assert isinstance(hand.until(Send, Retire), Retire)
+        hand.perform()
+    assert "would go back from 50" in hand.whys(Recycled)[0]
+    # Nor later, as long as it has not come back.
+    hand.table.advance(3, 50)
+    hand.past(Commit)
+    hand.until(Fetch)
+    assert [outcome.frontier for outcome in hand.kept] == [{3: 50}]
 
 
 # Retractions: each change is retracted once, in the transaction that covers it.
@@ -965,6 +992,57 @@ def test_batches_are_never_smaller_than_one_record_nor_larger_than_the_limit() -
         hand.publish(batch(1, hand.content_end))
         hand.past(Commit)
     assert hand.until(Fetch).records_max == BATCH_RECORDS_MAX
+
+
+# Doubt: a reply that came over a second connection.
+
+
+def in_doubt(hand: Hand, kind: type[Step[Any]]) -> None:
+    """The next step of this kind succeeds, and leaves a producer that may not be used again."""
+
+    def once(step: Step[Any]) -> bool:
+        del hand.answers[kind]
+        if kind in hand.world:
+            hand.world[kind](step)
+        return True
+
+    hand.answers[kind] = once
+
+
+def test_a_producer_in_doubt_is_not_used_after_its_commit() -> None:
+    hand = working()
+    in_doubt(hand, Commit)
+    hand.past(Commit)
+    assert names([hand.past(Retire, Send, Fetch)]) == ["Retire"]
+    assert len(hand.committed()) == len(hand.kept) == 1
+    # Nothing is sent twice, for it was committed.
+    hand.publish(batch(1, FIRST + 4))
+    hand.past(Fence)
+    assert hand.until(Send).outcome.batch.first == FIRST + 4
+
+
+def test_a_producer_in_doubt_is_not_used_after_its_abort() -> None:
+    hand = working()
+    hand.answers[AwaitFrontier] = withdrawing(hand, b"m1")
+    in_doubt(hand, Abort)
+    hand.past(Abort)
+    assert names([hand.past(Retire, Send, Fetch)]) == ["Retire"]
+    hand.until(Fetch)
+    # The withdrawal was caught up with, before the batch is decided anew.
+    assert [outcome.frontier for outcome in hand.kept] == [{3: 51}]
+    assert reasons(hand.until(Send).outcome).count(Reason.WITHDRAWN) == 1
+
+
+def test_a_producer_in_doubt_is_not_used_to_catch_up_further() -> None:
+    hand = catching_up(b"m0", b"m1")
+    in_doubt(hand, Commit)
+    hand.past(Commit)
+    assert names([hand.past(Retire, Send)]) == ["Retire"]
+    hand.until(Fetch)
+    assert [[change.subject for change in each.retracted] for each in hand.kept] == [
+        [b"m0"],
+        [b"m1"],
+    ]
 
 
 # Giving the partition up.

@@ -13,7 +13,7 @@ TOPICS = Topics()
 
 
 def bookmark(scope: str, content: int, consent: int) -> Bookmark:
-    return Bookmark(0, 5, "ab" * 32, scope, [content, consent])
+    return Bookmark(0, 5, "ab" * 32, scope, [content, consent])  # type: ignore[arg-type]
 
 
 def layout(scope: str, content: int = 4, consent: int = 4, outputs: int = 4) -> Layout:

@@ -236,6 +236,13 @@ def test_half_of_a_surrogate_pair_means_no_bytes(file: Path, name: str, half: st
         assert refused(file, json.dumps({"topic": "t", name: {"x": [half]}})) == message
 
 
+def test_a_payload_that_nests_too_deep_for_json_is_told_to_be_a_string(file: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    message = refused(file, f'{{"topic": "t", "payload": {deep}}}')
+    assert message == "the line nests too deep, write such a payload as a string"
+    assert record(file, payload=deep).value == deep.encode()
+
+
 def test_lines_before_a_broken_one_are_read(file: Path) -> None:
     file.write_text('{"topic": "t"}\nbroken\n', "utf-8")
     reading = read_fixture(file)

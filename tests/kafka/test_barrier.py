@@ -1,0 +1,172 @@
+"""What was withdrawn before a post was appended is never forwarded, however late it is seen."""
+
+import asyncio
+import itertools
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from consentgate.kafka import transport
+from consentgate.service import worker as worker_module
+from harness import (
+    Feed,
+    Sent,
+    Site,
+    SiteFactory,
+    SlowView,
+    consent,
+    meanwhile,
+    post,
+    until,
+    working,
+)
+
+DELAY_SECONDS = 0.2
+
+
+async def test_an_acknowledged_withdrawal_is_never_beaten(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: forwards such posts where `ConsentView.await_frontier` returns at once, and where
+    # `Partition._turn` judges before it waits.
+    monkeypatch.setattr(SlowView, "delay_seconds", DELAY_SECONDS)
+    monkeypatch.setattr(worker_module, "ConsentView", SlowView)
+    site = await make_site("barrier", partitions=4)
+    rounds = [[f"m{number}-{person}" for person in range(20)] for number in range(15)]
+    people = list(itertools.chain.from_iterable(rounds))
+    bystanders = [f"bystander-{number}" for number in range(50)]
+    await site.feed.many(site.consent, map(consent, [*people, *bystanders]))
+    await site.feed.many(site.content, [post(person, "before") for person in people])
+
+    others = [post(bystander, "load") for bystander in bystanders]
+
+    async def withdraw_and_post(person: str) -> None:
+        await site.feed.one(site.consent, consent(person, "withdrawn"))
+        # The withdrawal is acknowledged. From here on nothing of this person's may pass.
+        await site.feed.one(site.content, post(person, "after"))
+
+    async with working(site) as running:
+        await running.ready()
+        await site.decided()
+        async with meanwhile(lambda: site.feed.many(site.content, others)):
+            for some in rounds:
+                await asyncio.gather(*map(withdraw_and_post, some))
+        await site.decided()
+        view = running.worker._view
+
+    seen = await site.check()
+    assert isinstance(view, SlowView)
+    assert len(view.waits) >= len(rounds) // 2, "the barrier had to wait for the view"
+    assert sorted(view.waits)[len(view.waits) // 2] > DELAY_SECONDS / 2
+    assert seen.reasons()["withdrawn"] == len(people)
+    assert not [r for r in seen.forwarded() if b'"after"' in (r.value or b"")]
+    assert len([r for r in seen.forwarded() if b'"before"' in (r.value or b"")]) == len(people)
+
+
+class Consenters:
+    """Producers that write consent in transactions."""
+
+    def __init__(self, site: Site, number: int) -> None:
+        self._site = site
+        self.producers = [
+            AIOKafkaProducer(
+                bootstrap_servers=site.kafka.bootstrap_servers,
+                transactional_id=f"{site.config.group}-app-{index}",
+            )
+            for index in range(number)
+        ]
+
+    async def __aenter__(self) -> list[AIOKafkaProducer]:
+        await asyncio.gather(*(producer.start() for producer in self.producers))
+        return self.producers
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(producer.stop() for producer in self.producers))
+
+
+async def send(producer: AIOKafkaProducer, topic: str, sent: Sent) -> int:
+    """Send a record in the open transaction; its offset."""
+    return int((await producer.send_and_wait(topic, sent.value, sent.key)).offset)
+
+
+async def test_a_withdrawal_in_a_transaction_is_never_beaten(make_site: SiteFactory) -> None:
+    # Checked: the barrier is behind where `ConsentView._watermarks` reads committed records only
+    # (the end that it sees then is the last stable offset, which may still be that of before the
+    # commit), and where `high_watermarks` gives an answer that is 200 ms old.
+    site = await make_site("transactional", partitions=1)
+    people = [f"m{number}" for number in range(120)]
+    await site.feed.many(site.consent, map(consent, people))
+    await site.feed.many(site.content, [post(person, "before") for person in people])
+    behind = 0
+
+    async with working(site) as running, Consenters(site, 4) as producers:
+        await running.ready()
+        await site.decided()
+        view = running.worker._view
+        table = view.follow([0])
+
+        async def withdraw_all(producer: AIOKafkaProducer, some: list[str]) -> None:
+            nonlocal behind
+            for person in some:
+                await producer.begin_transaction()
+                offset = await send(producer, site.consent, consent(person, "withdrawn"))
+                await producer.commit_transaction()
+                behind += (await view.high_watermarks(table))[0] <= offset
+                await site.feed.one(site.content, post(person, "after"))
+
+        await asyncio.gather(
+            *(withdraw_all(p, people[i :: len(producers)]) for i, p in enumerate(producers))
+        )
+        await site.decided()
+
+    assert behind == 0, "the barrier covers what has been acknowledged"
+    seen = await site.check()
+    assert seen.reasons() == {"opted-in": len(people), "withdrawn": len(people)}
+
+
+async def test_an_aborted_consent_transaction_does_not_count(make_site: SiteFactory) -> None:
+    # Checked: the aborted grants count where `ConsentView._reader` reads uncommitted records.
+    site = await make_site("aborted", partitions=1)
+    granted = [f"granted-{number}" for number in range(20)]
+    never = [f"never-{number}" for number in range(20)]
+    await site.feed.many(site.consent, map(consent, granted))
+
+    async with working(site) as running, Consenters(site, 1) as (producer,):
+        await running.ready()
+        for person, other in zip(granted, never, strict=True):
+            await producer.begin_transaction()
+            await send(producer, site.consent, consent(person, "withdrawn"))
+            await send(producer, site.consent, consent(other, "granted"))
+            await producer.abort_transaction()
+            await site.feed.many(site.content, [post(person, "1"), post(other, "1")])
+        await site.decided()
+
+    seen = await site.check()
+    assert seen.reasons() == {"opted-in": 20, "no-consent-record": 20}
+
+
+async def test_an_open_consent_transaction_stalls(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch, feed: Feed
+) -> None:
+    # Checked: decides while the transaction is open, and so forwards the post, where the barrier
+    # reads the last stable offset instead of the high watermark, and where it does not wait.
+    monkeypatch.setattr(transport, "FRESH_SECONDS_MAX", 0.3)
+    site = await make_site("open", partitions=1)
+    await feed.many(site.consent, [consent("anna"), consent("ben")])
+
+    async with working(site) as running, Consenters(site, 1) as (producer,):
+        await running.ready()
+        await producer.begin_transaction()
+        await send(producer, site.consent, consent("anna", "withdrawn"))
+        await feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+        await until(lambda: running.logged("stalled"), "the partition says that it stalls")
+        status, body = await running.get("/readyz")
+        assert status == 503
+        assert "stalled" in body
+        assert (await site.lag())[0] == 2
+        await producer.commit_transaction()
+        await site.decided()
+        await running.ready()
+
+    seen = await site.check()
+    assert seen.reasons() == {"withdrawn": 1, "opted-in": 1}

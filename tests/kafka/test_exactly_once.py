@@ -1,0 +1,148 @@
+"""Every record has one outcome, whatever becomes of the workers."""
+
+import asyncio
+import itertools
+import random
+import signal
+from collections import Counter
+
+import pytest
+from aiokafka.errors import KafkaError
+
+from consentgate.core import partition
+from consentgate.kafka.sink import TransactionalSink
+from harness import (
+    QUICK_GROUP,
+    SMALL_BYTES,
+    SMALL_FETCHES,
+    Site,
+    SiteFactory,
+    StartWorker,
+    consent,
+    freeze_mid_transaction,
+    meanwhile,
+    post,
+    until,
+    working,
+)
+
+PEOPLE = [f"m{number}" for number in range(400)]
+CHANGE_SECONDS = 0.1
+
+
+async def append_posts(site: Site, number: int) -> None:
+    """Posts of everybody in turn, in batches that make small transactions."""
+    posts = (post(person, f"e{n}") for n, person in zip(range(number), itertools.cycle(PEOPLE)))
+    await site.feed.many(site.content, posts, batch_bytes=SMALL_BYTES)
+
+
+class Minds:
+    """People who change their minds, each record acknowledged."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._random = random.Random(7)
+
+    async def change(self) -> None:
+        """Let some people grant or withdraw."""
+        people = self._random.sample(PEOPLE, 3)
+        choices = self._random.choices(("granted", "withdrawn"), k=3)
+        changed = [consent(p, choice) for p, choice in zip(people, choices, strict=True)]
+        await self._site.feed.many(self._site.consent, changed)
+        await asyncio.sleep(CHANGE_SECONDS)
+
+
+async def test_killed_workers_leave_nothing_undone_and_nothing_done_twice(
+    make_site: SiteFactory, start_worker: StartWorker
+) -> None:
+    # Checked: offsets come twice where batches are written without transactions.
+    site = await make_site("killed", partitions=4, kafka={**QUICK_GROUP, **SMALL_FETCHES})
+    await site.feed.many(site.consent, [consent(person) for person in PEOPLE])
+    await append_posts(site, 20_000)
+    workers = [await start_worker(site) for _ in range(3)]
+    for worker in workers:
+        await worker.ready()
+
+    async with meanwhile(Minds(site).change):
+        for victim in workers[:2]:
+            await freeze_mid_transaction(site, victim)
+            victim.signal(signal.SIGKILL)
+            assert await victim.wait() == -signal.SIGKILL
+            await start_worker(site) if victim is workers[0] else None
+        await site.decided()
+
+    seen = await site.check()
+    assert sum(map(len, seen.content.values())) == 20_000
+    assert seen.reasons().keys() == {"opted-in", "withdrawn"}
+
+
+async def test_a_worker_that_comes_back_from_the_dead_commits_nothing(
+    make_site: SiteFactory, start_worker: StartWorker
+) -> None:
+    # Checked: offsets come twice where every worker's producers have ids of their own.
+    site = await make_site("zombie", partitions=2, kafka={**QUICK_GROUP, **SMALL_FETCHES})
+    await site.feed.many(site.consent, [consent(person) for person in PEOPLE])
+    zombie, other = await start_worker(site), await start_worker(site)
+    await until(lambda: zombie.assigned() and other.assigned(), "both have joined")
+    await until(lambda: len(zombie.assigned() + other.assigned()) == 2, "they share the work")
+    await zombie.ready()
+    await other.ready()
+    await append_posts(site, 6_000)
+
+    await freeze_mid_transaction(site, zombie)
+    (number,) = zombie.assigned()
+    frozen_at = (await site.committed())[number]
+
+    async def taken_over() -> bool:
+        return (await site.committed())[number] > frozen_at
+
+    await until(taken_over, "the other worker has taken over")
+    assert number in other.assigned()
+    assignments = len(zombie.logged("assigned"))
+    zombie.signal(signal.SIGCONT)
+
+    await until(lambda: len(zombie.logged("assigned")) > assignments, "it is a member again")
+    assert zombie.logged("recycled"), "what it had in hand came to nothing"
+    await append_posts(site, 3_000)
+    await site.decided()
+
+    seen = await site.check()
+    assert sum(map(len, seen.content.values())) == 9_000
+    assert await zombie.consumed() + await other.consumed() == 9_000
+
+
+async def test_a_commit_of_unknown_end_is_settled_before_the_next_batch(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: offsets come twice where `Transport` reads the position before it fences, and where
+    # each producer has an id of its own.
+    commit = TransactionalSink.commit
+    chance = random.Random(3)
+    commits: set[asyncio.Task[None]] = set()
+    ends = Counter[str]()
+
+    async def commit_and_lose_the_answer(sink: TransactionalSink) -> None:
+        end = chance.choice(("answered", "answered", "lost", "never sent", "on its way"))
+        ends[end] += 1
+        if end in ("answered", "lost"):
+            await commit(sink)
+        if end == "on its way":
+            commits.add(asyncio.create_task(commit(sink)))
+            await asyncio.sleep(chance.choice((0, 0.001, 0.003)))
+        if end != "answered":
+            raise KafkaError("no answer")
+
+    monkeypatch.setattr(TransactionalSink, "commit", commit_and_lose_the_answer)
+    monkeypatch.setattr(partition, "BACKOFF_MS_MIN", 1)
+    monkeypatch.setattr(partition, "BACKOFF_MS_MAX", 1)
+    site = await make_site("unknown", partitions=2, kafka=SMALL_FETCHES)
+    await site.feed.many(site.consent, [consent(person) for person in PEOPLE])
+    await append_posts(site, 2_000)
+
+    async with working(site):
+        await site.decided()
+    await asyncio.gather(*commits, return_exceptions=True)
+
+    assert len(ends) == 4
+    assert min(ends.values()) > 5
+    await site.check()

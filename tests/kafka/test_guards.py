@@ -1,0 +1,149 @@
+"""What would break the promises is refused at the start, by name and with the remedy."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from consentgate.errors import ConfigError
+from consentgate.policies import load_policy
+from consentgate.service.worker import Worker
+from harness import Site, SiteFactory, StartWorker, consent, post, run_python, working
+
+EXIT_UNAVAILABLE = 69
+EXIT_CONFIG = 78
+
+
+async def refusal(site: Site) -> str:
+    """The message with which the worker refuses to start."""
+    worker = Worker(site.config, load_policy(site.config.policy))
+    with pytest.raises(ConfigError) as refused:
+        async with asyncio.timeout(5):
+            await worker.run()
+    assert refused.value.exit_code == EXIT_CONFIG
+    return str(refused.value)
+
+
+FAULTS = {
+    "consent is not compacted": ("consent", "cleanup.policy", "delete", "compact"),
+    "consent is deleted, too": ("consent", "cleanup.policy", "compact,delete", "compact"),
+    "unclean leaders": ("consent", "unclean.leader.election.enable", "true", "false"),
+    "the ledger is compacted": ("decisions", "cleanup.policy", "compact", "delete"),
+    "the ledger expires": ("decisions", "retention.ms", "604800000", "-1"),
+    "the ledger is bounded": ("decisions", "retention.bytes", "1000000", "-1"),
+    "the ledger's times": ("decisions", "message.timestamp.type", "CreateTime", "LogAppendTime"),
+    "retractions expire": ("retractions", "retention.ms", "604800000", "-1"),
+    "training's times": ("training", "message.timestamp.type", "LogAppendTime", "CreateTime"),
+    "training is narrow": ("training", "max.message.bytes", "500000", "1048588"),
+    "training's future": ("training", "message.timestamp.after.max.ms", "1000", "3600000"),
+    "quarantine is narrow": ("quarantine", "max.message.bytes", "500000", "1048588"),
+}
+
+
+@pytest.mark.parametrize(("role", "setting", "value", "remedy"), FAULTS.values(), ids=FAULTS)
+async def test_a_topic_with_a_wrong_setting_is_refused(
+    make_site: SiteFactory, role: str, setting: str, value: str, remedy: str
+) -> None:
+    # Checked: every one of them starts where `topic_problems` finds nothing.
+    site = await make_site("guards", topics={role: {setting: value}})
+    message = await refusal(site)
+    assert message.splitlines() == [line for line in message.splitlines() if setting in line]
+    assert f"topic {getattr(site.config.topics, role)}: {setting} is {value}" in message
+    assert remedy in message
+
+
+async def test_a_worker_whose_topics_are_wrong_exits_with_78(
+    make_site: SiteFactory, start_worker: StartWorker
+) -> None:
+    wrong = {
+        "consent": {"cleanup.policy": "compact,delete"},
+        "decisions": {"retention.ms": "604800000"},
+        "training": {"max.message.bytes": "500000"},
+    }
+    site = await make_site("faults", topics=wrong)
+    await site.feed.many(site.consent, [consent("anna")])
+    await site.feed.many(site.content, [post("anna", "1")])
+    worker = await start_worker(site)
+    assert await worker.wait() == EXIT_CONFIG
+    for role, settings in wrong.items():
+        for setting in settings:
+            assert f"{getattr(site.config.topics, role)}: {setting} is" in worker.errors()
+    # It did not touch anything.
+    assert (await site.lag())[0] == 1
+    assert not (await site.seen()).decisions[0]
+
+
+async def test_missing_topics_are_named_with_the_command_that_makes_them(
+    make_site: SiteFactory, start_worker: StartWorker
+) -> None:
+    site = await make_site("missing", create=False)
+    worker = await start_worker(site)
+    assert await worker.wait() == EXIT_CONFIG
+    topics = site.config.topics
+    for topic in (topics.content, topics.consent, topics.training, topics.decisions):
+        assert topic in worker.errors()
+    assert "consentgate topics create" in worker.errors()
+
+
+async def test_what_topics_create_makes_is_accepted(make_site: SiteFactory) -> None:
+    site = await make_site("created", create=False)
+    command = ("-m", "consentgate", "topics", "create", "-c", str(site.path))
+    exit_code, _, errors = await run_python(*command)
+    assert exit_code == 0, errors
+    async with working(site) as running:
+        await running.ready()
+
+
+async def test_a_policy_that_asks_for_redaction_is_refused(
+    make_site: SiteFactory, tmp_path: Path
+) -> None:
+    # Checked: starts, and forwards what should be redacted, without `refuse_unsupported`.
+    rule = {"jurisdictions": ["*"], "basis": "opt-in", "redact": ["email"]}
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(yaml.safe_dump({"name": "p", "purpose": "ai-training", "rules": [rule]}))
+    site = await make_site("redact", policy=str(policy))
+    with pytest.raises(ConfigError, match="redact"):
+        Worker(site.config, load_policy(str(policy)))
+
+
+async def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key(
+    make_site: SiteFactory, start_worker: StartWorker
+) -> None:
+    site = await make_site("unknown", create=False)
+    settings = yaml.safe_load(site.path.read_text()) | {"limits": {"max_dept": 32}}
+    site.path.write_text(yaml.safe_dump(settings))
+    lines = site.path.read_text().splitlines()
+    worker = await start_worker(site)
+    assert await worker.wait() == EXIT_CONFIG
+    line = lines.index("  max_dept: 32") + 1
+    assert f"{site.path}:{line}: limits.max_dept: unknown key" in worker.errors()
+    assert "max_depth" in worker.errors()
+
+
+async def test_without_a_broker_the_worker_exits_with_69(make_site: SiteFactory) -> None:
+    # The constant is lowered, so that the test need not take a minute.
+    # Checked: exits with another code where `Cluster.start` lets the client's error pass.
+    with socket.socket() as bound:
+        # Nobody listens there, and nobody else can begin to.
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        site = await make_site("no-broker", create=False)
+        settings = yaml.safe_load(site.path.read_text())
+        settings["kafka"]["bootstrap.servers"] = f"127.0.0.1:{port}"
+        site.path.write_text(yaml.safe_dump(settings))
+        code = (
+            "import sys, consentgate.service.worker as worker\n"
+            "worker.BROKER_SECONDS_MAX = 1.0\n"
+            f"sys.argv = ['consentgate', 'run', '-c', {str(site.path)!r}]\n"
+            "from consentgate.cli import main\n"
+            "main()"
+        )
+        began = time.monotonic()
+        exit_code, _, errors = await run_python("-c", code)
+    assert exit_code == EXIT_UNAVAILABLE, errors
+    assert f"127.0.0.1:{port}" in errors
+    assert "kafka.bootstrap.servers" in errors
+    assert time.monotonic() - began > 1
