@@ -47,7 +47,7 @@ KAFKA_SETTINGS = frozenset(
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
-_TopicName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}\Z")]
+_TopicName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}$")]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Depth = Annotated[int, msgspec.Meta(ge=1, le=250)]
 """Deeper than this the parsers themselves give up, each at a depth of its own."""
@@ -120,7 +120,7 @@ class Config(_Section, frozen=True):
     kafka: dict[str, str | int | float | bool] = msgspec.field(
         default_factory=lambda: {"bootstrap.servers": "localhost:9092"}
     )
-    group: Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,128}\Z")] = "consentgate"
+    group: Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,128}$")] = "consentgate"
     topics: Topics = Topics()
     policy: str = "opt-in"
     consent: ConsentConfig = ConsentConfig()

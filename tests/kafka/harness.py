@@ -31,7 +31,7 @@ from consentgate.service.worker import Worker
 from consentgate.tools.broker import EmbeddedKafka
 
 DEADLINE_SECONDS = 30.0
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 
 QUICK_GROUP = {"session.timeout.ms": 3_000, "heartbeat.interval.ms": 300}
 """A dead member is missed after three seconds."""
