@@ -369,8 +369,9 @@ def _wrong_reason(record: Kept, entry: Entry, histories: "_Histories") -> str | 
 def _record_problems(
     seen: Seen, source: Kept, out: Kept, entry: Entry, histories: "_Histories"
 ) -> Iterator[str]:
-    if (out.key, out.value, out.timestamp) != (source.key, source.value, source.timestamp):
-        yield "was forwarded with another key, value or timestamp"
+    for part in ("key", "value", "timestamp"):
+        if getattr(out, part) != getattr(source, part):
+            yield f"was forwarded with another {part}"
     own = ("consentgate.source", "consentgate.consent", "consentgate.policy")
     came = [tuple(header) for header in source.headers or () if header[0] not in own]
     went = [tuple(header) for header in out.headers or ()]

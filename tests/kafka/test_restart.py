@@ -113,7 +113,7 @@ async def test_another_scope_is_refused(
 async def test_another_scope_stalls_where_the_offsets_were_deleted(
     make_site: SiteFactory, first: str, then: str
 ) -> None:
-    # Checked: goes on in the other scope where `read_position` does not compare the partitions.
+    # Checked: goes on in the other scope where `Partition` does not compare the partitions.
     site, before = await decide_in_scope(make_site, first)
     await delete_offsets(site)
     async with working(with_settings(site, consent={"scope": then})) as running:

@@ -126,6 +126,8 @@ def epoch_ms(moment: str | int) -> int:
     """
     if isinstance(moment, int):
         return moment
+    if _is_plain(moment):
+        return int(datetime.fromisoformat(moment).timestamp()) * 1000
     found = _RFC3339.fullmatch(moment)
     if found is None:
         raise ValueError("not a time with a zone, such as 2024-09-20T10:00:00Z")
@@ -133,6 +135,11 @@ def epoch_ms(moment: str | int) -> int:
     zone = "+00:00" if zone in "Zz" else zone
     seconds = datetime.fromisoformat(f"{day}T{time}{zone}") - _EPOCH
     return seconds // _MILLISECOND + int((fraction or "0")[:3].ljust(3, "0"))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the time is written as nearly all are: 2024-09-20T10:00:00Z. Much faster to read."""
+    return len(text) == 20 and text[4::3] == "--T::Z" and text.isascii()
 
 
 def _is_utf8(value: bytes) -> bool:

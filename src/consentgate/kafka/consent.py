@@ -14,6 +14,7 @@ from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holdi
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
 from consentgate.core.partition import Changes
+from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
@@ -78,6 +79,7 @@ class ConsentView:
         """Connect; `is_misplaced` tells by partition and subject what lies in a wrong place."""
         self._is_misplaced = is_misplaced
         await self._reader.start()
+        hand_on_decoded_records(self._reader)
         await self._watermarks.start()
 
     async def stop(self) -> None:

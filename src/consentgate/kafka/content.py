@@ -9,6 +9,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consentgate.core.gate import Batch
 from consentgate.core.partition import StepFailed
+from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
 
@@ -61,6 +62,7 @@ class ContentSource:
         """Connect and join the group."""
         await self._watermarks.start()
         await self._consumer.start()
+        hand_on_decoded_records(self._consumer)
         self._consumer.subscribe([self._topic], listener=self._listener)
 
     async def stop(self) -> None:
