@@ -13,6 +13,7 @@ from consentgate.core.ledger import Bookmark
 from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.guards import consent_keeps_ms, topic_problems
+from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
 
@@ -73,6 +74,21 @@ class Layout:
             at(topics.quarantine),
             at(topics.retractions),
         )
+
+
+async def read_layout(config: Config) -> Layout:
+    """The topics as they are, over a connection for this question alone.
+
+    Raises:
+        BrokerUnavailable: if no broker answers within a minute.
+        ConfigError: as `find_layout` does.
+    """
+    cluster = Cluster(kafka_settings(config.kafka))
+    await cluster.start(timeout_seconds=60)
+    try:
+        return await find_layout(config, cluster)
+    finally:
+        await cluster.stop()
 
 
 async def find_layout(config: Config, cluster: Cluster) -> Layout:

@@ -13,8 +13,7 @@ import msgspec
 from consentgate.config import Config
 from consentgate.core.gate import SOURCE_HEADER
 from consentgate.core.ledger import LedgerRecord
-from consentgate.kafka.cluster import Cluster
-from consentgate.kafka.layout import Layout, find_layout
+from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 
@@ -70,12 +69,7 @@ async def make_receipt(config: Config, subject: str) -> Receipt:
         ConfigError: if topics are missing.
     """
     settings = kafka_settings(config.kafka)
-    cluster = Cluster(settings)
-    await cluster.start(timeout_seconds=60)
-    try:
-        layout = await find_layout(config, cluster)
-    finally:
-        await cluster.stop()
+    layout = await read_layout(config)
 
     async def records(topic: str) -> list[tuple[str, Any]]:
         return [

@@ -15,9 +15,8 @@ from consentgate.core.ledger import Chain, LedgerRecord
 from consentgate.core.model import UNREADABLE, ConsentState
 from consentgate.core.policy import Policy
 from consentgate.core.verify import PROPERTIES, ChainVerifier, Placed, Slice, Verification
-from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.cursor import Cursor, open_cursor
-from consentgate.kafka.layout import Layout, find_layout
+from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
@@ -41,12 +40,7 @@ async def verify(
         ConfigError: if topics are missing.
     """
     settings = kafka_settings(config.kafka)
-    cluster = Cluster(settings)
-    await cluster.start(timeout_seconds=60)
-    try:
-        layout = await find_layout(config, cluster)
-    finally:
-        await cluster.stop()
+    layout = await read_layout(config)
     verification = Verification()
     subject = _Subject(config, settings, layout, policies, is_signed)
     for partition in layout.content_partitions:
