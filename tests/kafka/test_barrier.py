@@ -6,7 +6,9 @@ import itertools
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from consentgate.core.gate import BatchOutcome
 from consentgate.kafka import transport
+from consentgate.kafka.sink import TransactionalSink
 from consentgate.service import worker as worker_module
 from harness import (
     Feed,
@@ -28,7 +30,7 @@ async def test_an_acknowledged_withdrawal_is_never_beaten(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Checked: forwards such posts where `ConsentView.await_frontier` returns at once, and where
-    # `Partition._turn` judges before it waits.
+    # `Partition._attempt` waits neither before it judges nor before it commits.
     monkeypatch.setattr(SlowView, "delay_seconds", DELAY_SECONDS)
     monkeypatch.setattr(worker_module, "ConsentView", SlowView)
     site = await make_site("barrier", partitions=4)
@@ -48,15 +50,16 @@ async def test_an_acknowledged_withdrawal_is_never_beaten(
     async with working(site) as running:
         await running.ready()
         await site.decided()
+        view = running.worker._view
+        assert isinstance(view, SlowView)
+        view.waits.clear()
         async with meanwhile(lambda: site.feed.many(site.content, others)):
             for some in rounds:
                 await asyncio.gather(*map(withdraw_and_post, some))
         await site.decided()
-        view = running.worker._view
 
     seen = await site.check()
-    assert isinstance(view, SlowView)
-    assert len(view.waits) >= len(rounds) // 2, "the barrier had to wait for the view"
+    assert len(view.waits) >= site.partitions, "the barrier had to wait for the view"
     assert sorted(view.waits)[len(view.waits) // 2] > DELAY_SECONDS / 2
     assert seen.reasons()["withdrawn"] == len(people)
     assert not [r for r in seen.forwarded() if b'"after"' in (r.value or b"")]
@@ -149,7 +152,8 @@ async def test_an_open_consent_transaction_stalls(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch, feed: Feed
 ) -> None:
     # Checked: decides while the transaction is open, and so forwards the post, where the barrier
-    # reads the last stable offset instead of the high watermark, and where it does not wait.
+    # reads the last stable offset instead of the high watermark, where it does not wait, and where
+    # it waits before the commit only and then does not ask what has changed.
     monkeypatch.setattr(transport, "FRESH_SECONDS_MAX", 0.3)
     site = await make_site("open", partitions=1)
     await feed.many(site.consent, [consent("anna"), consent("ben")])
@@ -170,3 +174,34 @@ async def test_an_open_consent_transaction_stalls(
 
     seen = await site.check()
     assert seen.reasons() == {"withdrawn": 1, "opted-in": 1}
+
+
+async def test_a_withdrawal_before_the_commit_turns_the_batch(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: the post goes on, to be retracted, where `Partition` does not ask before the commit
+    # what has changed, and where it does not wait for the view then.
+    monkeypatch.setattr(SlowView, "delay_seconds", DELAY_SECONDS)
+    monkeypatch.setattr(worker_module, "ConsentView", SlowView)
+    site = await make_site("turned", partitions=1)
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    send_offset = TransactionalSink.send_offset
+    withdrawals = [consent("anna", "withdrawn")]
+
+    async def withdraw_and_send_offset(sink: TransactionalSink, outcome: BatchOutcome) -> None:
+        # All decisions of the transaction have been made, and written.
+        while outcome.training and withdrawals:
+            await site.feed.one(site.consent, withdrawals.pop())
+        await send_offset(sink, outcome)
+
+    async with working(site) as running:
+        await running.ready()
+        monkeypatch.setattr(TransactionalSink, "send_offset", withdraw_and_send_offset)
+        posts = [post("anna", "1"), post("ben", "1"), post("anna", "2"), post("ben", "2")]
+        await site.feed.batch(site.content, posts)
+        await site.decided()
+        assert len(running.logged("aborted")) == 1
+
+    seen = await site.check()
+    assert seen.reasons() == {"withdrawn": 2, "opted-in": 2}
+    assert [record.key for record in seen.forwarded()] == [b"ben", b"ben"]

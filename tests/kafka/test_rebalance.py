@@ -84,7 +84,7 @@ async def test_a_signal_ends_a_worker_mid_work(
 ) -> None:
     # Checked: a transaction is left open where `Worker._revoke` cancels the partitions' tasks at
     # once; another exit code where the process does not catch the signals.
-    site = await make_site("signal", partitions=2, kafka={**QUICK_GROUP, **SMALL_FETCHES})
+    site = await make_site("signal", partitions=4, kafka={**QUICK_GROUP, **SMALL_FETCHES})
     await grant_and_load(site)
     worker = await start_worker(site)
 
@@ -98,7 +98,7 @@ async def test_a_signal_ends_a_worker_mid_work(
     assert await worker.wait(seconds=10) == exit_code
     assert time.monotonic() - began < 5
     assert sum((await site.lag()).values()) > 0, "it had more to do"
-    ends = await site.probe.ends(site.config.topics.training, 2)
+    ends = await site.probe.ends(site.config.topics.training, site.partitions)
     assert ends.high == ends.stable, "no transaction was left open"
 
     successor = await start_worker(site, "--until-drained")
