@@ -7,6 +7,8 @@ import signal
 from collections import Counter
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import KafkaError
 
 from consentgate.core import partition
@@ -146,3 +148,36 @@ async def test_a_commit_of_unknown_end_is_settled_before_the_next_batch(
     assert len(ends) == 4
     assert min(ends.values()) > 5
     await site.check()
+
+
+async def test_offsets_that_hold_no_record_are_passed_over(make_site: SiteFactory) -> None:
+    # Checked: an entry has too few codes where `write_entry` leaves the gaps out, and nothing goes
+    # on after the expiry where `Transport` seeks an offset that is gone.
+    site = await make_site("gaps")
+    place = TopicPartition(site.content, 0)
+    await site.feed.many(site.consent, [consent("anna")])
+    async with AIOKafkaProducer(
+        bootstrap_servers=site.kafka.bootstrap_servers, transactional_id=site.config.group + "-app"
+    ) as producer:
+        for number in range(6):
+            await producer.begin_transaction()
+            for sent in (post("anna", f"{number}-{n}") for n in range(3)):
+                await producer.send_and_wait(site.content, sent.value, sent.key)
+            await (producer.abort_transaction() if number % 2 else producer.commit_transaction())
+
+    async with working(site):
+        await site.decided()
+    before = await site.check()
+    assert before.reasons() == {"opted-in": 9}
+
+    # While nobody works, some of what nobody has decided expires.
+    await site.feed.many(site.content, [post("anna", f"late-{n}") for n in range(50)])
+    end = await site.appended()
+    await site.probe.admin.delete_records({place: RecordsToDelete(before_offset=end - 20)})
+    async with working(site):
+        await site.decided()
+
+    after = await site.check({site.content: before.content[0]})
+    assert after.reasons() == {"opted-in": 9 + 20}
+    gap = [entry for entry in after.chains[0] if entry.first == before.chains[0][-1].last + 1]
+    assert gap[0].reasons[:30] == [None] * 30
