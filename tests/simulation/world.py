@@ -259,9 +259,8 @@ class Life:
             case AwaitFrontier(high):
                 if not self.table.covers(high):
                     if self.world.random.random() < 0.2:
-                        return False
+                        return "behind"
                     raise _NotYet
-                return True
             case WatchConsent():
                 for p in self.table.frontier:
                     listeners = self.worker.listeners.setdefault(p, [])

@@ -62,6 +62,11 @@ class Moment:
     unix_ms: int
     monotonic_ms: int
 
+    def since_ms(self, earlier: "Moment") -> int:
+        """How long ago that was. By the clock that shows more: one stands still when the machine
+        is suspended, the other can be set."""
+        return max(self.unix_ms - earlier.unix_ms, self.monotonic_ms - earlier.monotonic_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -116,8 +121,8 @@ class ReadHighWatermarks(Step[Mapping[int, int]]):
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitFrontier(Step[bool]):
-    """Wait until the table covers these offsets; False where the time ran out."""
+class AwaitFrontier(Step[str | None]):
+    """Wait until the table covers these offsets; why it does not, where the time ran out."""
 
     high_watermarks: Mapping[int, int]
 
@@ -360,7 +365,7 @@ class Partition:
         yield from ask(SendOffset(outcome))
         yield from self._freshen()
         sent = yield from ask(ReadClock())
-        exposure_ms = sent.monotonic_ms - read_at.monotonic_ms
+        exposure_ms = sent.since_ms(read_at)
         objection = self._objection(outcome, sent, exposure_ms)
         if objection is not None:
             self._refuse_doubt((yield from ask(Abort())))
@@ -416,14 +421,17 @@ class Partition:
         while True:
             read_at = yield from ask(ReadClock())
             high_watermarks = yield from ask(ReadHighWatermarks())
-            if (yield from ask(AwaitFrontier(high_watermarks))):
+            why_behind = yield from ask(AwaitFrontier(high_watermarks))
+            if why_behind is None:
                 if self.phase is Phase.STALLED:
                     self._resume()
                 return read_at
             if self._stopping:
                 raise Revoked
-            if self.phase is not Phase.BOOTSTRAPPING:
-                self._stall("the consent view does not catch up with the consent topic")
+            if self.phase is Phase.BOOTSTRAPPING:
+                self.stalled_because = why_behind
+            else:
+                self._stall(why_behind)
 
     def _recycle(self, failure: StepFailed) -> Steps[None]:
         self.phase = Phase.RECYCLING

@@ -74,16 +74,20 @@ class Cluster:
         """Every setting of the topics.
 
         Raises:
+            KafkaError: if the cluster does not know just now.
             ConfigError: if the cluster does not let this user read them.
         """
         asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
         configs: dict[str, dict[str, str | None]] = {}
         for response in await self._admin.describe_configs(asked):
             for error_code, _, _, topic, entries in response.resources:
+                error = for_code(error_code)
+                if error_code and error.retriable:
+                    raise error
                 if error_code:
                     raise ConfigError(
-                        f"the settings of topic {topic} cannot be read "
-                        f"({for_code(error_code).__name__}); grant DescribeConfigs on it"
+                        f"the settings of topic {topic} cannot be read ({error.__name__}); "
+                        "grant DescribeConfigs on it"
                     )
                 configs[topic] = {entry[0]: entry[1] for entry in entries}
         return configs
