@@ -96,10 +96,23 @@ class _Doubt:
     """A decision that comes out differently, which compaction of the consent topic may explain."""
 
     place: str
-    subject: bytes
-    frontier: Mapping[int, int]
     recorded: Reason
     recomputed: Reason
+
+
+@dataclass(slots=True)
+class _Doubts:
+    """Those about one subject; the first are kept, all are counted."""
+
+    first: list[_Doubt] = field(default_factory=list)
+    number: int = 0
+    forwarded: int = 0
+
+    def add(self, doubt: _Doubt) -> None:
+        self.number += 1
+        self.forwarded += doubt.recorded.verdict is Verdict.FORWARD
+        if len(self.first) < FINDINGS_MAX:
+            self.first.append(doubt)
 
 
 class ChainVerifier:
@@ -121,7 +134,7 @@ class ChainVerifier:
         self._changes: list[ConsentChange] = []
         self._next_consent: dict[int, int] = {}
         self._compacted: set[int] = set()
-        self._doubts: list[_Doubt] = []
+        self._doubts: dict[bytes, _Doubts] = {}
         self._latest: dict[bytes, tuple[int, str]] = {}
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
 
@@ -132,7 +145,11 @@ class ChainVerifier:
             self._compacted.add(change.partition)
         self._next_consent[change.partition] = change.offset + 1
         self._changes.append(change)
-        self._settle_doubts_about(change)
+        if change.partition in self._compacted and (
+            doubts := self._doubts.pop(change.subject, None)
+        ):
+            # A later record of the subject may have compacted an earlier one away.
+            self._tallies["S1"].unchecked["consent history is compacted"] += doubts.number
         if self._leaves_ineligible(change):
             self._check_fresh(change, place, broker_time=broker_time)
             self._measure_exposure(change)
@@ -160,12 +177,16 @@ class ChainVerifier:
 
     def finish(self) -> None:
         """The topics are at their end; what could not be explained by now is wrong."""
-        for doubt in self._doubts:
-            if self._compacted and doubt.subject not in self._table.holdings:
-                self._tallies["S1"].unchecked["consent history is compacted"] += 1
+        for subject, doubts in self._doubts.items():
+            if self._compacted and subject not in self._table.holdings:
+                self._tallies["S1"].unchecked["consent history is compacted"] += doubts.number
             else:
-                self._contradict(doubt)
+                self._contradict(doubts)
         self._doubts.clear()
+
+    def unreadable(self, place: str) -> None:
+        """A record under the chain's key that is no ledger entry."""
+        self._tallies["S7"].violation(place, "there should be a ledger entry, but it is unreadable")
 
     def surplus(self, placed: Placed, what: str) -> None:
         """An output that no ledger entry accounts for."""
@@ -226,7 +247,6 @@ class ChainVerifier:
         """Find what differs between the recorded entry and the recomputed one."""
         source = f"{record.source.topic}-{record.source.partition}"
         keys = {r.offset: r.key or b"" for r in content.records}
-        frontier = {int(p): offset for p, offset in record.consent.items()}
         same = True
         for offset in sorted(recorded.keys() | recomputed.keys()):
             was, made = recorded.get(offset), recomputed.get(offset)
@@ -236,9 +256,8 @@ class ChainVerifier:
                 self._tallies["S7"].violation(f"{source}@{offset}", what)
             elif was is not made.reason:
                 same = False
-                self._doubts.append(
-                    _Doubt(f"{source}@{offset}", keys.get(offset, b""), frontier, was, made.reason)
-                )
+                doubts = self._doubts.setdefault(keys.get(offset, b""), _Doubts())
+                doubts.add(_Doubt(f"{source}@{offset}", was, made.reason))
         if same:
             self._tallies["S1"].violation(place, "the entry differs from the one recomputed")
 
@@ -333,25 +352,16 @@ class ChainVerifier:
         if key not in self._latest or self._latest[key][0] < time_ms:
             self._latest[key] = (time_ms, placed.place)
 
-    def _settle_doubts_about(self, change: ConsentChange) -> None:
-        """A later record of the subject may have compacted an earlier one away."""
-        if not self._doubts or change.partition not in self._compacted:
-            return
-        kept = []
-        for doubt in self._doubts:
-            if doubt.subject == change.subject and change.offset >= doubt.frontier.get(
-                change.partition, change.offset + 1
-            ):
-                self._tallies["S1"].unchecked["consent history is compacted"] += 1
-            else:
-                kept.append(doubt)
-        self._doubts = kept
-
-    def _contradict(self, doubt: _Doubt) -> None:
-        message = f"is {doubt.recorded}, but comes out as {doubt.recomputed}"
-        self._tallies["S1"].violation(doubt.place, message)
-        if doubt.recorded.verdict is Verdict.FORWARD:
-            self._tallies["S3"].violation(doubt.place, "forwarded without permission")
+    def _contradict(self, doubts: _Doubts) -> None:
+        decided, permitted = self._tallies["S1"], self._tallies["S3"]
+        for doubt in doubts.first:
+            message = f"is {doubt.recorded}, but comes out as {doubt.recomputed}"
+            decided.violation(doubt.place, message)
+            if doubt.recorded.verdict is Verdict.FORWARD:
+                permitted.violation(doubt.place, "forwarded without permission")
+        decided.violations += doubts.number - len(doubts.first)
+        listed = sum(doubt.recorded.verdict is Verdict.FORWARD for doubt in doubts.first)
+        permitted.violations += doubts.forwarded - listed
 
 
 def _outcomes(record: LedgerRecord) -> dict[int, Reason]:

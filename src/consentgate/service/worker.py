@@ -1,7 +1,6 @@
 """The worker: owns the tasks, takes partitions from the group, and gives them back."""
 
 import asyncio
-import gc
 import resource
 import signal
 import sys
@@ -21,6 +20,7 @@ from consentgate.core.ledger import Chain
 from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
 from consentgate.core.policy import Policy
 from consentgate.errors import ClientBroken, ConfigError
+from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
@@ -39,9 +39,6 @@ BROKER_SECONDS_MAX = 60.0
 
 REVOKE_SECONDS_MAX = 10.0
 """How long a partition that is given up may finish its transaction."""
-
-GARBAGE_THRESHOLDS = (100_000, 20, 100)
-"""Containers made and not freed before a collection; then, collections before a deeper one."""
 
 WATCH_SECONDS = 2.0
 MISSING_SECONDS_MAX = 30.0
@@ -111,7 +108,7 @@ class Worker:
             KeyboardInterrupt: after a SIGINT, when everything has been put away.
         """
         started = time.monotonic()
-        _collect_garbage_rarely()
+        collect_garbage_rarely()
         with _signals(self.end) as received:
             try:
                 await self._cluster.start(BROKER_SECONDS_MAX)
@@ -348,16 +345,6 @@ async def _close(what: str, stopping: Coroutine[Any, Any, None]) -> None:
             await stopping
     except Exception as error:
         log.warning("closing failed", what=what, error=repr(error))
-
-
-def _collect_garbage_rarely() -> None:
-    """Keep the collector from walking through millions of subjects after every few records.
-
-    A batch makes tens of thousands of containers and frees them by their counts; what is left to
-    the collector are a few cycles of the event loop's.
-    """
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 @contextmanager
