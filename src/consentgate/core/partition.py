@@ -191,7 +191,7 @@ class Committed:
     judged: Moment
     sent: Moment
     committed: Moment
-    exposure_ms: int  # from reading the high watermark to sending EndTxn
+    age_ms: int  # from reading the high watermark to sending EndTxn
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +329,7 @@ class Partition:
             doubtful = yield from ask(Commit())
             done = yield from ask(ReadClock())
             self._settle(outcome)
-            self._report(Committed(outcome, now, now, now, sent, done, exposure_ms=0))
+            self._report(Committed(outcome, now, now, now, sent, done, age_ms=0))
             self._refuse_doubt(doubtful)
             since = read.frontier
 
@@ -365,15 +365,15 @@ class Partition:
         yield from ask(SendOffset(outcome))
         yield from self._freshen()
         sent = yield from ask(ReadClock())
-        exposure_ms = sent.since_ms(read_at)
-        objection = self._objection(outcome, sent, exposure_ms)
+        age_ms = sent.since_ms(read_at)
+        objection = self._objection(outcome, sent, age_ms)
         if objection is not None:
             self._refuse_doubt((yield from ask(Abort())))
             return objection
         doubtful = yield from ask(Commit())
         committed = yield from ask(ReadClock())
         self._settle(outcome)
-        self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
+        self._report(Committed(outcome, fetched, fresh, judged, sent, committed, age_ms))
         self._refuse_doubt(doubtful)
         return None
 
@@ -391,9 +391,9 @@ class Partition:
                     f"the frontier of consent partition {partition} would go back from {committed}"
                 )
 
-    def _objection(self, outcome: BatchOutcome, now: Moment, exposure_ms: int) -> _Objection | None:
-        if exposure_ms > self._max_exposure_ms:
-            why = f"{exposure_ms} ms from reading the high watermark to the commit"
+    def _objection(self, outcome: BatchOutcome, now: Moment, age_ms: int) -> _Objection | None:
+        if age_ms > self._max_exposure_ms:
+            why = f"{age_ms} ms from reading the high watermark to the commit"
             return _Objection(why, too_slow=True)
         if self.gate.is_overtaken(outcome, self._all_changes(), now.unix_ms):
             return _Objection("a newer consent record or rule turns an outcome", too_slow=False)

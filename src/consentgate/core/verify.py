@@ -59,8 +59,12 @@ class Verification:
     tallies: dict[str, Tally] = field(
         default_factory=lambda: {name: Tally() for name in PROPERTIES}
     )
-    exposed_records: int = 0
+    exposed_records_min: int = 0
+    exposed_records_max: int = 0
     exposure_ms_max: int = 0
+    """Exposed are records committed after their owner's withdrawal was appended. Nobody but the
+    broker knows when a commit came; it lies between the append of its ledger entry and that of the
+    next one."""
 
     @property
     def violations(self) -> int:
@@ -137,6 +141,7 @@ class ChainVerifier:
         self._doubts: dict[bytes, _Doubts] = {}
         self._latest: dict[bytes, tuple[int, str]] = {}
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
+        self._exposed_since_ms: list[int] = []
 
     def consent(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
         """Take in a consent record that was applied to the table."""
@@ -170,7 +175,12 @@ class ChainVerifier:
         self._changes.clear()
 
     def committed(self, appended_ms: int, slice_: Slice) -> None:
-        """The entry's records were committed at this time; remember whose they are."""
+        """The entry was appended at this time; remember whose records were committed with it."""
+        for since_ms in self._exposed_since_ms:
+            self._verification.exposure_ms_max = max(
+                self._verification.exposure_ms_max, appended_ms - since_ms
+            )
+        self._exposed_since_ms.clear()
         self._recent.append((appended_ms, Counter(p.record.key or b"" for p in slice_.training)))
         while self._recent and self._recent[0][0] < appended_ms - EXPOSURE_WINDOW_MS:
             self._recent.popleft()
@@ -335,17 +345,17 @@ class ChainVerifier:
             tally.violation(content_place, f"appended after the withdrawal at {place}, forwarded")
 
     def _measure_exposure(self, change: ConsentChange) -> None:
-        tally = self._tallies["S5"]
-        tally.checked += 1
+        verification = self._verification
+        self._tallies["S5"].checked += 1
+        before = verification.exposed_records_max
         for appended_ms, subjects in reversed(self._recent):
+            verification.exposed_records_max += subjects[change.subject]
             if appended_ms <= change.timestamp_ms:
+                # Its transaction may have ended before the change, or after it; no other one.
                 break
-            if subjects[change.subject]:
-                exposure_ms = appended_ms - change.timestamp_ms
-                self._verification.exposed_records += subjects[change.subject]
-                self._verification.exposure_ms_max = max(
-                    self._verification.exposure_ms_max, exposure_ms
-                )
+            verification.exposed_records_min += subjects[change.subject]
+        if verification.exposed_records_max > before:
+            self._exposed_since_ms.append(change.timestamp_ms)
 
     def _latest_of(self, placed: Placed) -> None:
         key, time_ms = placed.record.key or b"", placed.record.timestamp

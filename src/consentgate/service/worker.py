@@ -207,7 +207,7 @@ class Worker:
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
-            self.metrics.observe_effect_ms,
+            self.metrics.observe_withdrawal,
         )
         self._assigned[number] = (assigned, self._spawn(assigned.live()))
 

@@ -70,7 +70,8 @@ def verification_json(verification: Verification) -> dict[str, Any]:
             }
             for name, tally in verification.tallies.items()
         },
-        "exposed_records": verification.exposed_records,
+        "exposed_records_min": verification.exposed_records_min,
+        "exposed_records_max": verification.exposed_records_max,
         "exposure_ms_max": verification.exposure_ms_max,
     }
 
@@ -86,8 +87,9 @@ def verification_lines(verification: Verification) -> list[str]:
         lines += [f"     {finding}" for finding in tally.findings]
         lines += [f"     not checked: {why}, {n:,}" for why, n in tally.unchecked.items()]
     lines.append(
-        f"exposure: {verification.exposed_records:,} records were committed after their owners' "
-        f"withdrawals were appended, at most {verification.exposure_ms_max:,} ms after"
+        f"exposure: {verification.exposed_records_min:,} to {verification.exposed_records_max:,} "
+        "records were committed after their owners' withdrawals were appended, at most "
+        f"{verification.exposure_ms_max:,} ms after"
     )
     return lines
 

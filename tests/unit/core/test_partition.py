@@ -489,8 +489,8 @@ def test_a_committed_batch_is_reported_with_its_times() -> None:
     assert times == sorted(set(times))
     assert event.outcome.decided_at_ms == event.fresh.unix_ms
     # From the reading of the clock before the first barrier to the one before the commit.
-    assert event.exposure_ms == event.sent.monotonic_ms - event.fetched.monotonic_ms - 1
-    assert event.exposure_ms > 1_000
+    assert event.age_ms == event.sent.monotonic_ms - event.fetched.monotonic_ms - 1
+    assert event.age_ms > 1_000
 
 
 def test_idle_with_an_unchanged_frontier_commits_nothing() -> None:
