@@ -19,7 +19,11 @@ T = TypeVar("T")
 IDLE_MS = 400
 """How long a fetch waits for content before an advanced frontier is committed by itself."""
 
-BATCH_RECORDS_MAX = 16_384
+BATCH_RECORDS_MAX = 4_096
+
+URGENT_RECORDS_MAX = 1_024
+"""The same while a consent change waits to be covered: a small transaction gets there sooner."""
+
 BATCH_OFFSETS_MAX = 1_000_000
 """How many offsets one ledger entry may account for; what lies beyond is left to the next."""
 
@@ -408,7 +412,10 @@ class Partition:
 
     def _fetch(self) -> Steps[Batch]:
         wait_ms = 0 if self._just_taken_over else IDLE_MS
-        batch = yield from ask(Fetch(self.next_offset, self._records_max, wait_ms))
+        records_max = (
+            min(self._records_max, URGENT_RECORDS_MAX) if self._changes else self._records_max
+        )
+        batch = yield from ask(Fetch(self.next_offset, records_max, wait_ms))
         self._just_taken_over = False
         if batch.next_offset - batch.first <= BATCH_OFFSETS_MAX:
             return batch

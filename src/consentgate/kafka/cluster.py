@@ -17,6 +17,9 @@ from consentgate.kafka.settings import KafkaSettings
 
 REPLICATION_FACTOR = 3
 
+UNANSWERED = (KafkaError, OSError, TimeoutError)
+"""What a question to a cluster raises that cannot answer it now."""
+
 COORDINATOR_SECONDS_MAX = 10.0
 """How long an answer of the group's coordinator is awaited."""
 
@@ -46,9 +49,11 @@ class Cluster:
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
-                await self._admin.start()
+                # Something may listen there that never answers.
+                async with asyncio.timeout(timeout_seconds):
+                    await self._admin.start()
                 return
-            except (KafkaError, OSError) as error:
+            except UNANSWERED as error:
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
                         f"no broker answered at {self._settings.bootstrap_servers} within "

@@ -19,10 +19,10 @@ from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
 from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
 from consentgate.core.policy import Policy
-from consentgate.errors import ClientBroken, ConfigError
+from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import UNANSWERED, Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import Layout, find_layout, refuse_changes
@@ -112,7 +112,7 @@ class Worker:
         with _signals(self.end) as received:
             try:
                 await self._cluster.start(BROKER_SECONDS_MAX)
-                await self._start(until_drained=until_drained)
+                await self._begin(until_drained=until_drained)
                 await self._ended
             finally:
                 await self._put_away()
@@ -128,6 +128,16 @@ class Worker:
             self._ended.set_result(None)
         else:
             self._ended.set_exception(failure)
+
+    async def _begin(self, *, until_drained: bool) -> None:
+        try:
+            async with asyncio.timeout(BROKER_SECONDS_MAX):
+                await self._start(until_drained=until_drained)
+        except UNANSWERED as error:
+            raise BrokerUnavailable(
+                "the broker answered at first, but not to all that a start needs to know within "
+                f"{BROKER_SECONDS_MAX:.0f} s ({type(error).__name__}); start again"
+            ) from error
 
     async def _start(self, *, until_drained: bool) -> None:
         self._layout = layout = await find_layout(self._config, self._cluster)
