@@ -70,6 +70,21 @@ async def test_an_acknowledged_withdrawal_is_never_beaten(
     assert len([r for r in seen.forwarded() if b'"before"' in (r.value or b"")]) == len(people)
 
 
+async def test_a_post_from_before_the_withdrawal_that_still_waits_is_withheld(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: goes on where `Gate.judge` looks people up as of the record's own time.
+    site = await make_site("waiting", partitions=1)
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    async with working(site) as running:
+        await running.ready()
+    await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+    await site.feed.one(site.consent, consent("anna", "withdrawn"))
+    async with working(site):
+        await site.decided()
+    assert (await site.check()).reasons() == {"withdrawn": 1, "opted-in": 1}
+
+
 class Consenters:
     """Producers that write consent in transactions."""
 
@@ -228,7 +243,8 @@ async def test_a_withdrawal_during_the_commit_is_measured_and_retracted(
         return await commit(sink)
 
     async with working(site) as running:
-        await running.ready()
+        await site.feed.many(site.content, [post("ben", "0")])
+        await site.decided()
         monkeypatch.setattr(TransactionalSink, "commit", withdraw_and_commit)
         await site.feed.batch(site.content, [post("anna", "1"), post("ben", "1")])
         await site.decided()
@@ -236,7 +252,7 @@ async def test_a_withdrawal_during_the_commit_is_measured_and_retracted(
         _, page = await running.get("/metrics")
 
     seen = await site.check()
-    assert seen.reasons() == {"opted-in": 2}
+    assert seen.reasons() == {"opted-in": 3}
     assert len(seen.retractions[0]) == 1
     assert metric(page, "consentgate_exposure_seconds_count") == 1
     assert metric(page, "consentgate_exposure_seconds_sum") > 0

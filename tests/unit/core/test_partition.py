@@ -20,6 +20,7 @@ from consentgate.core.partition import (
     BATCH_RECORDS_MAX,
     CHANGES_MAX,
     IDLE_MS,
+    URGENT_RECORDS_MAX,
     Abort,
     Aborted,
     AwaitFrontier,
@@ -593,6 +594,16 @@ def test_a_change_is_retracted_in_the_transaction_that_covers_it_and_in_no_other
     retracted = [[output.key for output in each.retractions] for each in hand.committed()]
     assert retracted == [[], [b"m3"], []]
     assert [outcome.frontier for outcome in hand.committed()] == [{3: 50}, {3: 51}, {3: 51}]
+
+
+def test_while_a_change_waits_for_its_commit_batches_are_small() -> None:
+    hand = working(4)
+    assert hand.until(Fetch).records_max == BATCH_RECORDS_MAX
+    hand.past(Commit)
+    hand.changes(b"m3", WITHDRAWN)
+    assert hand.until(Fetch).records_max == URGENT_RECORDS_MAX
+    hand.past(Commit)
+    assert hand.until(Fetch).records_max == BATCH_RECORDS_MAX
 
 
 def test_a_grant_is_no_retraction() -> None:
