@@ -1,14 +1,16 @@
 """The verifier passes what the enforcer did, and finds what somebody else did."""
 
+import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.admin import NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic, RecordsToDelete
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -210,6 +212,78 @@ async def test_a_policy_that_is_not_given_is_not_passed(site: Site) -> None:
     assert verification.violations == 0
     assert verification.tallies["S1"].checked == 0
     assert verification.tallies["S1"].unchecked.total() == 3 * 20 * 51 + 4
+
+
+@pytest.fixture
+async def short_lived(make_site: SiteFactory) -> Site:
+    """A few posts of two people, and a withdrawal between them."""
+    consent_topic = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001"}
+    site = await make_site("expired", topics={"consent": consent_topic})
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    async with working(site):
+        for choice in ("withdrawn", "granted"):
+            await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+            await site.decided()
+            await site.feed.many(site.consent, [consent("anna", choice)])
+        await site.feed.many(site.content, [post("anna", "2"), Sent(b"ben", b"{")])
+        await site.decided()
+    assert (await site.check()).reasons() == {"opted-in": 4, "withdrawn": 1, "undecodable": 1}
+    return site
+
+
+async def delete_below(site: Site, role: str, offset: int) -> None:
+    """What retention does."""
+    place = TopicPartition(getattr(site.config.topics, role), 0)
+    await site.probe.admin.delete_records({place: RecordsToDelete(before_offset=offset)})
+
+
+async def test_expired_content_is_not_checked_and_not_passed(short_lived: Site) -> None:
+    # Checked: offsets count as missing where `_ChainWalk._content` does not ask where it begins.
+    await delete_below(short_lived, "content", 1)
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S1"].unchecked == {"content has expired": 2}
+    assert verification.tallies["S1"].checked == 4
+
+
+async def test_expired_training_records_are_not_checked_and_not_passed(short_lived: Site) -> None:
+    # Checked: they count as missing without `ChainVerifier.expired`.
+    training = [r async for _, r in read_training(short_lived)]
+    await delete_below(short_lived, "training", training[1].offset)
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S7"].unchecked == {"forwarded records have expired": 1}
+    await delete_below(short_lived, "training", training[-1].offset + 1)
+    await delete_below(short_lived, "quarantine", 1)
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S7"].unchecked == {
+        "forwarded records have expired": 4,
+        "quarantined records have expired": 1,
+    }
+
+
+def read_training(site: Site) -> AsyncIterator[tuple[int, Any]]:
+    return read_topic(kafka_settings(site.config.kafka), site.config.topics.training, 1)
+
+
+async def test_compacted_consent_is_not_checked_and_not_passed(short_lived: Site) -> None:
+    # Checked: wrong decisions are reported where `ChainVerifier` does not put doubts off.
+    settings, topic = kafka_settings(short_lived.config.kafka), short_lived.consent
+
+    async def is_compacted() -> bool:
+        # The cleaner works on what is no longer being appended to.
+        await short_lived.feed.one(topic, consent("cleo"))
+        await asyncio.sleep(0.2)
+        return not [r async for _, r in read_topic(settings, topic, 1) if r.offset in (0, 2)]
+
+    await until(is_compacted, "the first grant and the withdrawal are compacted away")
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S1"].unchecked == {"consent history is compacted": 2}
+    assert "consent offsets that hold no record: compacted, or a marker" in (
+        verification.tallies["S6"].unchecked
+    )
 
 
 async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_back(

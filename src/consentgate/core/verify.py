@@ -142,12 +142,20 @@ class ChainVerifier:
         self._latest: dict[bytes, tuple[int, str]] = {}
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
         self._exposed_since_ms: list[int] = []
+        self._expired: set[Verdict] = set()
+
+    def expired(self, verdict: Verdict) -> None:
+        """The topic of these outcomes does not begin at its first offset any more."""
+        self._expired.add(verdict)
 
     def consent(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
         """Take in a consent record that was applied to the table."""
         expected = self._next_consent.get(change.partition, change.offset)
         if change.offset > expected:
             self._compacted.add(change.partition)
+            if self._previous is not None:
+                why = "consent offsets that hold no record: compacted, or a marker"
+                self._tallies["S6"].unchecked[why] += change.offset - expected
         self._next_consent[change.partition] = change.offset + 1
         self._changes.append(change)
         if change.partition in self._compacted and (
@@ -306,6 +314,7 @@ class ChainVerifier:
         """Each outcome has its one record, and each record its outcome."""
         tally = self._tallies["S7"]
         wanted = {offset for offset, reason in recorded.items() if reason.verdict is verdict}
+        places = sorted(o for p in found if (o := _source_offset(p.record.headers)) is not None)
         seen: set[int | None] = set()
         for placed in found:
             offset = _source_offset(placed.record.headers)
@@ -315,7 +324,13 @@ class ChainVerifier:
                 tally.violation(placed.place, f"{what}, but the ledger says otherwise")
             seen.add(offset)
         for offset in sorted(wanted - seen):
-            tally.violation(f"source offset {offset}", f"{what}, but the record is not there")
+            if verdict in self._expired and (not places or offset < places[0]):
+                tally.unchecked[f"{what} records have expired"] += 1
+            else:
+                tally.violation(f"source offset {offset}", f"{what}, but the record is not there")
+        if places:
+            # Retention removes the oldest first: what comes after the first one left is there.
+            self._expired.discard(verdict)
 
     def _check_retractions(self, place: str, outcome: BatchOutcome, slice_: Slice) -> None:
         tally = self._tallies["S6"]

@@ -14,7 +14,7 @@ from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.decode import consent_decoder, content_decoder
 from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
-from consentgate.core.model import UNREADABLE, ConsentState
+from consentgate.core.model import UNREADABLE, ConsentState, Verdict
 from consentgate.core.policy import Policy
 from consentgate.core.verify import PROPERTIES, ChainVerifier, Placed, Slice, Verification
 from consentgate.garbage import collect_garbage_rarely
@@ -142,6 +142,10 @@ class _ChainWalk:
             retractions = await cursor(topics.retractions, at.retractions.partition)
             content = await cursor(topics.content, self._partition)
             consent = {p: await cursor(topics.consent, p) for p in self._table.frontier}
+            if training.start > 0:
+                self._verifier.expired(Verdict.FORWARD)
+            if quarantine.start > 0:
+                self._verifier.expired(Verdict.QUARANTINE)
             while (entry := await ledger.next()) is not None:
                 if entry.key != self._chain.key:
                     continue
