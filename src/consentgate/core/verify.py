@@ -150,7 +150,7 @@ class ChainVerifier:
 
     def consent(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
         """Take in a consent record that was applied to the table."""
-        expected = self._next_consent.get(change.partition, change.offset)
+        expected = self._next_consent.get(change.partition, 0)
         if change.offset > expected:
             self._compacted.add(change.partition)
             if self._previous is not None:
