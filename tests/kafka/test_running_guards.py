@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import attrgetter
 
 import pytest
 import structlog
@@ -12,7 +13,7 @@ from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from consentgate.core.partition import Moment
-from consentgate.errors import ConfigError
+from consentgate.errors import ClientBroken, ConfigError
 from consentgate.kafka import cluster, sink
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.consent import ConsentView
@@ -284,6 +285,56 @@ async def test_a_misplaced_consent_record_is_counted_and_said(make_site: SiteFac
     assert metric(page, "consentgate_consent_misplaced_total") == 1
     assert len(warnings) == 1
     assert (await site.check()).reasons() == {"no-consent-record": 1}
+
+
+# A client that is broken inside.
+
+
+@pytest.mark.parametrize("client", ["_source._consumer", "_view._reader"])
+async def test_a_client_whose_fetching_has_ended_ends_the_worker(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    # Checked: waits for ever where `Worker._watch` does not ask the clients.
+    site = await make_site("broken")
+
+    def fail(assignment: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with about_to_end(site) as running:
+        fetcher = attrgetter(client)(running.worker)._fetcher
+        monkeypatch.setattr(fetcher, "_get_actions_per_node", fail)
+        with pytest.raises(ClientBroken):
+            async with asyncio.timeout(15):
+                await asyncio.shield(running.task)
+
+
+async def test_a_member_that_the_group_does_not_take_back_ends_the_worker(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: stays outside the group for ever where `Worker._watch` does not see for how long.
+    monkeypatch.setattr(worker_module, "MEMBER_SECONDS_MAX", 0.5)
+    site = await make_site("outside")
+    async with about_to_end(site) as running:
+        monkeypatch.setattr(running.worker._source, "is_member", lambda: False)
+        with pytest.raises(ClientBroken, match="not taken this member back"):
+            async with asyncio.timeout(15):
+                await asyncio.shield(running.task)
+
+
+async def test_partitions_that_cannot_be_taken_end_the_worker(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: goes on without them where `Worker._assign` leaves the error to the client, which
+    # only logs it.
+    def fail(worker: Worker, number: int) -> None:
+        raise ConfigError(f"cannot take {number}")
+
+    monkeypatch.setattr(Worker, "_take", fail)
+    site = await make_site("taken")
+    worker = Worker(site.config, load_policy(site.config.policy))
+    with pytest.raises(ConfigError, match="cannot take 0"):
+        async with asyncio.timeout(15):
+            await worker.run()
 
 
 # A broker that is away.
