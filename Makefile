@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test check lint types format bench simulate lock metrics-doc clean
+.PHONY: install help demo test check lint types format bench simulate mutants lock metrics-doc clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -42,6 +42,9 @@ bench: $(STAMP) ## Compare the throughput with that of a plain consume-and-send 
 
 simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says
 	SIMULATION_SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest tests/simulation
+
+mutants: $(STAMP) ## Take each safeguard away, or those of NAMES; some test must fail each time
+	$(BIN)/python tests/mutants.py $(addprefix --only=,$(NAMES))
 
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md
