@@ -701,9 +701,11 @@ def test_a_withdrawal_of_somebody_else_aborts_nothing() -> None:
 
 def test_a_rule_that_ends_during_the_transaction_aborts_it() -> None:
     hand = working()
+    hand.now_ms = PAUSE_MS - 50
     hand.past(Send)
-    hand.answers[ReadClock] = lambda _: Moment(PAUSE_MS, hand.now_ms - NOW_MS)
+    hand.now_ms = PAUSE_MS
     hand.past(Abort)
+    assert hand.whys(Aborted) == ["a newer consent record or rule turns an outcome"]
     outcome = hand.until(Send).outcome
     assert set(reasons(outcome)) == {Reason.NO_RULE}
 
