@@ -18,7 +18,7 @@ from oracle import violations
 from world import World
 
 SEEDS_MAX = 400
-TURNS = 300
+TURNS = 500
 
 
 class WithoutBarrier(Partition):
