@@ -172,6 +172,9 @@ class ConsentView:
 
         What they left is judged by the record alone, except where the table says that the subject
         is unreadable, because several partitions hold it.
+
+        Raises:
+            ConsentTopicWentBack: if a partition ends below `until`.
         """
         changes: list[ConsentChange] = []
         frontier = dict(since)
@@ -183,6 +186,11 @@ class ConsentView:
             records, frontier[partition] = await read_range(
                 self._settings, self._at(partition), offsets, left
             )
+            if frontier[partition] < until[partition] and len(records) < left:
+                # Nobody may take what is gone for a time without changes.
+                raise ConsentTopicWentBack(
+                    f"the consent topic {self._topic} ends before the changes that are to be read"
+                )
             for record in records:
                 if record.key is not None:
                     held = table.holdings.get(record.key)
