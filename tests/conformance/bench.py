@@ -141,8 +141,3 @@ class Hand:
 def after(outcome: BatchOutcome) -> Position:
     """The position once the outcome has been committed."""
     return Position(outcome.batch.next_offset, outcome.entry.hash, outcome.frontier)
-
-
-async def until_reached(hand: Hand, frontier: dict[int, int]) -> None:
-    """Wait until the table covers a frontier."""
-    await until(lambda: hand.perform(AwaitFrontier(frontier)), "the table covers the frontier")

@@ -17,6 +17,8 @@ from consentgate.core.partition import (
 )
 from harness import consent, until
 
+WATCHERS = 8
+
 Appended = tuple[int, int, bytes]
 """A consent record: partition, offset, subject."""
 
@@ -127,7 +129,7 @@ async def test_an_open_transaction_is_awaited(bench: Bench, end: str) -> None:
 
 
 async def test_no_change_is_lost_once_the_consent_is_watched(bench: Bench) -> None:
-    consents, hand = Consents(bench), bench.hand()
+    consents, watching = Consents(bench), []
     ended = asyncio.Event()
 
     async def append() -> None:
@@ -135,28 +137,28 @@ async def test_no_change_is_lost_once_the_consent_is_watched(bench: Bench) -> No
             await consents.mixed()
 
     appending = asyncio.create_task(append())
-    for _ in range(4):
-        at_least = len(consents.committed) + 5
-        await until(lambda n=at_least: len(consents.committed) > n, "some more consent")  # type: ignore[misc]
-        hand.changes.clear()
-        since = await hand.perform(WatchConsent())
+    for _ in range(WATCHERS):
+        hand, seen = bench.hand(), len(consents.committed)
+        await until(lambda n=seen: len(consents.committed) > n, "some more consent")  # type: ignore[misc]
+        watching.append((hand, await hand.perform(WatchConsent())))
     ended.set()
     await appending
-    high_watermarks = await covered(hand)
-    assert since != high_watermarks, "something was appended since"
-    assert places(hand.changes) == consents.between(since, high_watermarks)
-
-
-async def test_each_watcher_gets_the_changes_since_it_watches(bench: Bench) -> None:
-    consents, hands = Consents(bench), [bench.hand(), bench.hand()]
-    since = []
-    for hand in hands:
-        await consents.mixed()
-        since.append(await hand.perform(WatchConsent()))
     await consents.mixed()
-    high_watermarks = await covered(hands[0])
-    for hand, frontier in zip(hands, since, strict=True):
-        assert places(hand.changes) == consents.between(frontier, high_watermarks)
+    high_watermarks = await covered(hand)
+    for hand, since in watching:
+        assert places(hand.changes) == consents.between(since, high_watermarks)
+
+
+async def test_who_watches_again_gets_each_change_once(bench: Bench) -> None:
+    consents, hand = Consents(bench), bench.hand()
+    await hand.perform(WatchConsent())
+    await consents.mixed()
+    await covered(hand)
+    hand.changes.clear()
+    since = await hand.perform(WatchConsent())
+    await consents.mixed()
+    high_watermarks = await covered(hand)
+    assert places(hand.changes) == consents.between(since, high_watermarks)
 
 
 async def test_changes_are_read_in_parts_and_each_once(bench: Bench) -> None:

@@ -26,10 +26,12 @@ async def brings_nothing(hand: Hand, first: int) -> bool:
 async def test_content_comes_in_order_and_at_most_as_much_as_asked_for(bench: Bench) -> None:
     await bench.post(*map(str, range(10)))
     hand = bench.hand()
-    await hand.perform(Seek(4))
-    batch = await hand.fetch(4, 10, records_max=3)
-    assert offsets(batch) == [4, 5, 6, 7, 8, 9]
-    assert [r.value for r in batch.records] == [post("anna", str(n)).value for n in range(4, 10)]
+    values = [post("anna", str(number)).value for number in range(4, 10)]
+    for records_max in (1, 2, 3, 6):
+        await hand.perform(Seek(4))
+        batch = await hand.fetch(4, 10, records_max)
+        assert offsets(batch) == [4, 5, 6, 7, 8, 9]
+        assert [record.value for record in batch.records] == values
 
 
 async def test_a_seek_backwards_brings_the_same_again(bench: Bench) -> None:
