@@ -27,7 +27,7 @@ CONSENT_PARTITIONS = 2
 
 FETCH_WAIT_MS = 100
 
-Topic = Literal["content", "consent"]
+Topic = Literal["content", "consent", "decisions"]
 
 
 class OpenTransaction(Protocol):

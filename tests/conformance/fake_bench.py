@@ -7,7 +7,7 @@ from random import Random
 from typing import Literal
 
 from bench import CONSENT_PARTITIONS, Bench, OpenTransaction, Topic
-from broker import Broker, Payload, TransactionalId
+from broker import Broker, Log, Payload, TransactionalId
 from consentgate.core.consent import ConsentChange
 from consentgate.core.decide import Limits
 from consentgate.core.decode import ContentFields, content_decoder
@@ -69,7 +69,8 @@ class FakeBench(Bench):
     async def begin(self, topic: Topic) -> OpenTransaction:
         self._applications += 1
         state = self._broker.transactional_id(f"application-{self._applications}")
-        return _FakeTransaction(self._broker, topic, state)
+        logs = [self._broker.decisions] if topic == "decisions" else getattr(self._broker, topic)
+        return _FakeTransaction(self._broker, logs, state)
 
     async def expire_content(self, before: int) -> None:
         self._broker.content[0].start = before
@@ -84,9 +85,9 @@ class FakeBench(Bench):
 
 
 class _FakeTransaction:
-    def __init__(self, broker: Broker, topic: Topic, state: TransactionalId) -> None:
+    def __init__(self, broker: Broker, logs: list[Log], state: TransactionalId) -> None:
         self._broker = broker
-        self._logs = getattr(broker, topic)
+        self._logs = logs
         self._id = state
         self._epoch = state.fence()
 

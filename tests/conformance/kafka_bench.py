@@ -59,7 +59,7 @@ class KafkaBench(Bench):
         await asyncio.gather(*(made.perform(Retire()) for made in self._transports))
 
     async def append(self, topic: Topic, sent: Sent, partition: int = 0) -> int:
-        return await self._site.feed.one(getattr(self._site, topic), sent, partition)
+        return await self._site.feed.one(getattr(self._site.config.topics, topic), sent, partition)
 
     async def begin(self, topic: Topic) -> OpenTransaction:
         producer = AIOKafkaProducer(
@@ -68,7 +68,7 @@ class KafkaBench(Bench):
         )
         await self._stack.enter_async_context(producer)
         await producer.begin_transaction()
-        return _KafkaTransaction(producer, getattr(self._site, topic))
+        return _KafkaTransaction(producer, getattr(self._site.config.topics, topic))
 
     async def expire_content(self, before: int) -> None:
         place = TopicPartition(self._site.content, 0)

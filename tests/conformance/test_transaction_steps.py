@@ -22,7 +22,7 @@ from consentgate.core.partition import (
     Step,
     StepFailed,
 )
-from harness import consent
+from harness import Sent, consent, until
 
 PARTS = ["nothing", "records", "offset"]
 """How far a transaction has come, by what was sent last."""
@@ -40,6 +40,16 @@ async def assert_committed(bench: Bench, outcomes: Sequence[BatchOutcome]) -> No
     assert await bench.committed("decisions") == [outcome.entry.value for outcome in outcomes]
     training = [output.value for outcome in outcomes for output in outcome.training]
     assert await bench.committed("training") == training
+
+
+async def until_committed(bench: Bench, outcomes: Sequence[BatchOutcome]) -> None:
+    """Wait until the ledger holds these outcomes, which another transaction's end may hold up."""
+    values = [outcome.entry.value for outcome in outcomes]
+
+    async def are_committed() -> bool:
+        return await bench.committed("decisions") == values
+
+    await until(are_committed, "the ledger can be read")
 
 
 async def send(hand: Hand, outcome: BatchOutcome, part: str) -> list[Step[Any]]:
@@ -87,6 +97,24 @@ async def test_one_producer_commits_one_transaction_after_another(bench: Bench) 
         hand.position = after(outcomes[-1])
     assert await hand.take_over() == after(outcomes[-1])
     await assert_committed(bench, outcomes)
+
+
+async def test_the_position_waits_for_no_other_transaction_in_the_ledger(bench: Bench) -> None:
+    await bench.post("1")
+    hand = bench.hand()
+    await hand.take_over()
+    first = await hand.outcome(1)
+    await hand.commit(first)
+    await hand.take_over()
+
+    other = await bench.begin("decisions")
+    await other.append(Sent(b"other", b"{}"))
+    await bench.post("2")
+    second = await hand.outcome(2)
+    await hand.commit(second)
+    assert await bench.hand().take_over() == after(second)
+    await other.abort()
+    await until_committed(bench, [first, second])
 
 
 @pytest.mark.parametrize("end", ["aborted", "retired", "left open"])
