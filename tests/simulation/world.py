@@ -166,6 +166,7 @@ class World:
             (self.change_consent, 4),
             (self.end_transaction, 4),
             (self.write_markers, 3),
+            (self.time_out, 1),
             (self.follow, 16),
             (self.tick, 4),
             (self.deliver_late, 6),
@@ -293,6 +294,11 @@ class World:
         ending = self.broker.ending()
         if ending:
             self.random.choice(ending).write_markers()
+
+    def time_out(self) -> None:
+        """A transaction of the group's takes too long, and the broker fences its producer."""
+        chain = Chain(GROUP, CONTENT, self.random.randrange(self.partitions))
+        self.broker.transactional_id(chain.key.decode()).fence()
 
     def follow(self) -> None:
         view = self.random.choice(self.workers).view
