@@ -22,7 +22,7 @@ from transport import FakeTransport
 from world import World
 
 SEEDS_MAX = 400
-TURNS = 500
+TURNS = 400
 
 
 class WithoutBarrier(Partition):

@@ -9,7 +9,7 @@ from oracle import violations
 from world import World
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1500"))
-TURNS = 600
+TURNS = 400
 
 
 def seeds() -> range:

@@ -218,14 +218,17 @@ class World:
             yield from worker.lives.values()
 
     def advance(self) -> None:
-        lives = [life for life in self.lives() if life.step is not None]
+        self._advance_some_steps([life for life in self.lives() if life.step is not None])
+
+    def _advance_some_steps(self, lives: list[Life]) -> None:
         if lives:
-            self.random.choice(lives).advance()
+            life = self.random.choice(lives)
+            for _ in range(self.random.choice((1, 1, 2, 5, 12))):
+                life.advance()
 
     def advance_zombie(self) -> None:
         alive = [zombie for zombie in self.zombies if zombie.step is not None]
-        if alive:
-            self.random.choice(alive).advance()
+        self._advance_some_steps(alive)
         if alive and self.random.random() < 0.1:
             zombie = self.random.choice(alive)
             zombie.revoke()
