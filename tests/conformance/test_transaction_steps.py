@@ -215,7 +215,7 @@ async def test_the_position_tells_whether_a_commit_was_in_time(bench: Bench) -> 
         racing = []
         for racer in racers if number % 2 else reversed(racers):
             racing.append(asyncio.create_task(racer))
-            await asyncio.sleep(number / 1_000)
+            await asyncio.sleep(number / 200)
         committing, fencing = racing if number % 2 else reversed(racing)
         if number % 3:
             # Nobody gets the reply, if there is one.
