@@ -75,6 +75,11 @@ class Bench:
         self._policy = directory / "policy.yaml"
         self._policy.write_text(POLICY)
 
+    @property
+    def expected(self) -> int:
+        """Number of records that are to be forwarded."""
+        return self._expected.total()
+
     async def prepare(self) -> None:
         """Create the input topics and fill them."""
         await self._create("consent-state", {"cleanup.policy": "compact"})

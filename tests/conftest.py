@@ -17,8 +17,13 @@ LOG_TAIL = 4_000
 
 @pytest.fixture(scope="session")
 def shared_kafka() -> Iterator[EmbeddedKafka]:
-    # Below the broker's default of 6 s, so that a dead worker is missed sooner.
-    with EmbeddedKafka(config={"group.min.session.timeout.ms": "1000"}) as kafka:
+    config = {
+        # Below the broker's default of 6 s, so that a dead worker is missed sooner.
+        "group.min.session.timeout.ms": "1000",
+        # The default of 15 s is a long time to wait for a compaction.
+        "log.cleaner.backoff.ms": "200",
+    }
+    with EmbeddedKafka(config=config) as kafka:
         yield kafka
 
 

@@ -253,7 +253,10 @@ def verify(
         task = progress.add_task("verify", total=None)
         verification = asyncio.run(
             verify_topics(
-                config, policies, lambda offsets: progress.advance(task, offsets), is_signed
+                config,
+                policies,
+                lambda done, total: progress.update(task, completed=done, total=total),
+                is_signed,
             )
         )
     if fmt is Format.JSON:

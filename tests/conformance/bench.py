@@ -103,7 +103,11 @@ class Hand:
     async def fresh(self) -> None:
         """Wait until the table covers the high watermarks of now."""
         high_watermarks = await self.perform(ReadHighWatermarks())
-        await until(lambda: self.perform(AwaitFrontier(high_watermarks)), "the table is fresh")
+
+        async def is_covered() -> bool:
+            return await self.perform(AwaitFrontier(high_watermarks)) is None
+
+        await until(is_covered, "the table is fresh")
 
     async def fetch(self, first: int, next_offset: int, records_max: int = 100) -> Batch:
         """All content from the place of the last seek up to an offset, in several polls."""

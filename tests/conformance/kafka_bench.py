@@ -90,7 +90,7 @@ class KafkaBench(Bench):
     async def committed(self, topic: Literal["training", "decisions"]) -> list[bytes | None]:
         name = getattr(self._site.config.topics, topic)
         found = read_topic(self._clients.settings, name, self._clients.layout.counts[name])
-        return [record.value async for record in found]
+        return [record.value async for _, record in found]
 
 
 class _KafkaTransaction:
@@ -132,7 +132,7 @@ async def kafka_bench(site: Site) -> AsyncIterator[KafkaBench]:
         view = ConsentView(
             settings, config.topics.consent, decode, lambda cause: None, lambda: None
         )
-        await view.start(layout.is_misplaced)
+        await view.start(layout.is_misplaced, layout.deletions_kept_ms)
         stack.push_async_callback(view.stop)
         source = ContentSource(
             settings, config.group, config.topics.content, on_assigned, on_revoked

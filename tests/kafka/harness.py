@@ -552,8 +552,13 @@ class Running:
 
 
 @asynccontextmanager
-async def working(site: Site) -> AsyncIterator[Running]:
-    """A worker in this process, for the time of a block; its failure ends the block."""
+async def working(
+    site: Site, *, accept_consent_gap: bool = False, may_fail: bool = False
+) -> AsyncIterator[Running]:
+    """A worker in this process, for the time of a block; its failure ends the block.
+
+    Where it may fail, that is for the block to see.
+    """
     test, in_block = asyncio.current_task(), True
     assert test is not None, "in a task"
 
@@ -562,9 +567,11 @@ async def working(site: Site) -> AsyncIterator[Running]:
             test.cancel("the worker has ended")
 
     with structlog.testing.capture_logs() as log:
-        worker = Worker(site.config, load_policy(site.config.policy))
+        policy = load_policy(site.config.policy)
+        worker = Worker(site.config, policy, accept_consent_gap=accept_consent_gap)
         running = Running(worker, asyncio.create_task(worker.run()), log)
-        running.task.add_done_callback(ended)
+        if not may_fail:
+            running.task.add_done_callback(ended)
         try:
             await until(lambda: running.logged("started"), "the worker has started")
             running.http = running.logged("started")[0]["http"]
@@ -575,7 +582,7 @@ async def working(site: Site) -> AsyncIterator[Running]:
                 test.uncancel()
             worker.end()
             async with asyncio.timeout(DEADLINE_SECONDS):
-                await running.task
+                await (asyncio.wait([running.task]) if may_fail else running.task)
 
 
 class SlowView(ConsentView):

@@ -9,15 +9,19 @@ from aiokafka import AIOKafkaProducer
 from consentgate.core.gate import BatchOutcome
 from consentgate.kafka import transport
 from consentgate.kafka.sink import TransactionalSink
+from consentgate.policies import load_policy
 from consentgate.service import worker as worker_module
+from consentgate.tools.verify import verify
 from harness import (
     Feed,
+    Running,
     Sent,
     Site,
     SiteFactory,
     SlowView,
     consent,
     meanwhile,
+    metric,
     post,
     until,
     working,
@@ -64,6 +68,21 @@ async def test_an_acknowledged_withdrawal_is_never_beaten(
     assert seen.reasons()["withdrawn"] == len(people)
     assert not [r for r in seen.forwarded() if b'"after"' in (r.value or b"")]
     assert len([r for r in seen.forwarded() if b'"before"' in (r.value or b"")]) == len(people)
+
+
+async def test_a_post_from_before_the_withdrawal_that_still_waits_is_withheld(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: goes on where `Gate.judge` looks people up as of the record's own time.
+    site = await make_site("waiting", partitions=1)
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    async with working(site) as running:
+        await running.ready()
+    await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+    await site.feed.one(site.consent, consent("anna", "withdrawn"))
+    async with working(site):
+        await site.decided()
+    assert (await site.check()).reasons() == {"withdrawn": 1, "opted-in": 1}
 
 
 class Consenters:
@@ -205,3 +224,45 @@ async def test_a_withdrawal_before_the_commit_turns_the_batch(
     seen = await site.check()
     assert seen.reasons() == {"withdrawn": 2, "opted-in": 2}
     assert [record.key for record in seen.forwarded()] == [b"ben", b"ben"]
+
+
+async def test_a_withdrawal_during_the_commit_is_measured_and_retracted(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: no exposure is seen where `exposures_ms` asks the covering transaction, and none is
+    # reported where `ChainVerifier` leaves the entry before the withdrawal out.
+    site = await make_site("exposed", partitions=1)
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    commit = TransactionalSink.commit
+    withdrawals = [consent("anna", "withdrawn")]
+
+    async def withdraw_and_commit(sink: TransactionalSink) -> bool:
+        # The last look at the consent topic is over.
+        while withdrawals:
+            await site.feed.one(site.consent, withdrawals.pop())
+        return await commit(sink)
+
+    async with working(site) as running:
+        await site.feed.many(site.content, [post("ben", "0")])
+        await site.decided()
+        monkeypatch.setattr(TransactionalSink, "commit", withdraw_and_commit)
+        await site.feed.batch(site.content, [post("anna", "1"), post("ben", "1")])
+        await site.decided()
+        await until(lambda: effects(running), "the withdrawal takes effect")
+        _, page = await running.get("/metrics")
+
+    seen = await site.check()
+    assert seen.reasons() == {"opted-in": 3}
+    assert len(seen.retractions[0]) == 1
+    assert metric(page, "consentgate_exposure_seconds_count") == 1
+    assert metric(page, "consentgate_exposure_seconds_sum") > 0
+    policies = [load_policy(site.config.policy)]
+    verification = await verify(site.config, policies, lambda done, total: None)
+    assert verification.violations == 0
+    assert (verification.exposed_records_min, verification.exposed_records_max) == (0, 1)
+    assert 0 < verification.exposure_ms_max < 5_000
+
+
+async def effects(running: Running) -> float:
+    _, page = await running.get("/metrics")
+    return metric(page, "consentgate_withdrawal_effect_seconds_count")

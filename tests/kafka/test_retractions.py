@@ -28,7 +28,7 @@ async def retractions(site: Site) -> list[dict[str, Any]]:
     """What stands in the retractions topic; the key is the subject."""
     settings, topic = kafka_settings(site.config.kafka), site.config.topics.retractions
     found = []
-    async for record in read_topic(settings, topic, site.partitions):
+    async for _, record in read_topic(settings, topic, site.partitions):
         body = msgspec.json.decode(record.value)
         assert record.key == body["subject"].encode()
         found.append(body)
@@ -140,9 +140,11 @@ async def test_no_retraction_is_lost_with_a_killed_worker(
 
     await until(covered, "the last change is covered")
     wanted = {
-        f"{site.consent}-{record.partition}@{record.offset}"
-        async for record in read_topic(kafka_settings(site.config.kafka), site.consent, 2)
-        if record.offset >= baseline[record.partition] and b'"withdrawn"' in record.value
+        f"{site.consent}-{partition}@{record.offset}"
+        async for partition, record in read_topic(
+            kafka_settings(site.config.kafka), site.consent, 2
+        )
+        if record.offset >= baseline[partition] and b'"withdrawn"' in record.value
     }
     assert wanted, "people withdrew"
     assert wanted <= {body["consent"] for body in await retractions(site)}

@@ -1,14 +1,16 @@
 """The verifier passes what the enforcer did, and finds what somebody else did."""
 
+import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.admin import NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic, RecordsToDelete
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -33,7 +35,7 @@ Edit = Callable[[int, bytes], bytes | None]
 
 
 async def verified(config: Config) -> Verification:
-    return await verify(config, [load_policy(config.policy)], lambda offsets: None)
+    return await verify(config, [load_policy(config.policy)], lambda done, total: None)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +87,12 @@ async def edited(site: Site, role: str, edit: Edit) -> Config:
     await until(described, "the copy is known")
     number = 0
     kept: dict[int, list[Sent]] = {}
-    async for record in read_topic(settings, topic, counts):
+    async for partition, record in read_topic(settings, topic, counts):
         value = edit(number, record.value)
         number += 1
         if value is not None:
             sent = Sent(record.key, value, record.timestamp, record.headers)
-            kept.setdefault(record.partition, []).append(sent)
+            kept.setdefault(partition, []).append(sent)
     for partition, those in kept.items():
         await site.feed.many(name, those, partition)
     topics = msgspec.structs.replace(site.config.topics, **{role: name})
@@ -113,11 +115,10 @@ async def test_what_the_enforcer_did_is_passed(site: Site) -> None:
 
 async def test_a_record_that_was_added_is_found(site: Site) -> None:
     # Withdrawn before, forwarded by nobody, and with headers as if it had been.
-    async for record in read_topic(
+    async for partition, record in read_topic(  # noqa: B007
         kafka_settings(site.config.kafka), site.config.topics.training, 2
     ):
         headers = record.headers
-        partition = record.partition
     config = await edited(site, "training", lambda number, value: value)
     forged = Sent(b"p0", b"{}", None, headers)
     offset = await site.feed.one(config.topics.training, forged, partition)
@@ -155,6 +156,41 @@ async def test_a_ledger_entry_that_was_left_out_is_found(site: Site) -> None:
     assert "S7" in findings(await verified(config))
 
 
+def garble(number: int, replacement: Callable[[bytes], bytes]) -> Edit:
+    """Replace the value of one record."""
+    return lambda n, value: replacement(value) if n == number else value
+
+
+async def test_a_ledger_entry_that_nobody_can_read_is_found(site: Site) -> None:
+    # Checked: ends with an error of its own where `_ledger_record` lets the decoder's pass.
+    for broken in (lambda value: b"{", lambda value: b'{"group": 1}', no_codes):
+        config = await edited(site, "decisions", garble(3, broken))
+        found = findings(await verified(config))
+        assert f"{config.topics.decisions}-0@3: there should be a ledger entry" in found["S7"][0]
+
+
+def no_codes(value: bytes) -> bytes:
+    """The entry with outcomes that nobody can unpack."""
+    entry = json.loads(value)
+    entry["outcomes"]["codes"] = "bm90IHppcHBlZA=="
+    return json.dumps(entry).encode()
+
+
+async def test_a_retraction_that_nobody_can_read_is_as_good_as_left_out(site: Site) -> None:
+    # Checked: ends with an error of its own where `_before` lets the decoder's pass.
+    for broken in (lambda value: b"{", lambda value: b"[]", lambda value: b'{"before": "x@y"}'):
+        config = await edited(site, "retractions", garble(4, broken))
+        assert list(findings(await verified(config))) == ["S6"]
+
+
+async def test_the_progress_ends_at_the_number_of_offsets(site: Site) -> None:
+    seen: list[tuple[int, int]] = []
+    policy = load_policy(site.config.policy)
+    await verify(site.config, [policy], lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (await site.appended(), await site.appended())
+
+
 async def test_a_retraction_that_was_left_out_is_found(site: Site) -> None:
     dropped: list[Any] = []
 
@@ -172,10 +208,82 @@ async def test_a_retraction_that_was_left_out_is_found(site: Site) -> None:
 
 
 async def test_a_policy_that_is_not_given_is_not_passed(site: Site) -> None:
-    verification = await verify(site.config, [load_policy("meta")], lambda offsets: None)
+    verification = await verify(site.config, [load_policy("meta")], lambda done, total: None)
     assert verification.violations == 0
     assert verification.tallies["S1"].checked == 0
     assert verification.tallies["S1"].unchecked.total() == 3 * 20 * 51 + 4
+
+
+@pytest.fixture
+async def short_lived(make_site: SiteFactory) -> Site:
+    """A few posts of two people, and a withdrawal between them."""
+    consent_topic = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001"}
+    site = await make_site("expired", topics={"consent": consent_topic})
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    async with working(site):
+        for choice in ("withdrawn", "granted"):
+            await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+            await site.decided()
+            await site.feed.many(site.consent, [consent("anna", choice)])
+        await site.feed.many(site.content, [post("anna", "2"), Sent(b"ben", b"{")])
+        await site.decided()
+    assert (await site.check()).reasons() == {"opted-in": 4, "withdrawn": 1, "undecodable": 1}
+    return site
+
+
+async def delete_below(site: Site, role: str, offset: int) -> None:
+    """What retention does."""
+    place = TopicPartition(getattr(site.config.topics, role), 0)
+    await site.probe.admin.delete_records({place: RecordsToDelete(before_offset=offset)})
+
+
+async def test_expired_content_is_not_checked_and_not_passed(short_lived: Site) -> None:
+    # Checked: offsets count as missing where `_ChainWalk._content` does not ask where it begins.
+    await delete_below(short_lived, "content", 1)
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S1"].unchecked == {"content has expired": 2}
+    assert verification.tallies["S1"].checked == 4
+
+
+async def test_expired_training_records_are_not_checked_and_not_passed(short_lived: Site) -> None:
+    # Checked: they count as missing without `ChainVerifier.expired`.
+    training = [r async for _, r in read_training(short_lived)]
+    await delete_below(short_lived, "training", training[1].offset)
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S7"].unchecked == {"forwarded records have expired": 1}
+    await delete_below(short_lived, "training", training[-1].offset + 1)
+    await delete_below(short_lived, "quarantine", 1)
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S7"].unchecked == {
+        "forwarded records have expired": 4,
+        "quarantined records have expired": 1,
+    }
+
+
+def read_training(site: Site) -> AsyncIterator[tuple[int, Any]]:
+    return read_topic(kafka_settings(site.config.kafka), site.config.topics.training, 1)
+
+
+async def test_compacted_consent_is_not_checked_and_not_passed(short_lived: Site) -> None:
+    # Checked: wrong decisions are reported where `ChainVerifier` does not put doubts off.
+    settings, topic = kafka_settings(short_lived.config.kafka), short_lived.consent
+
+    async def is_compacted() -> bool:
+        # The cleaner works on what is no longer being appended to.
+        await short_lived.feed.one(topic, consent("cleo"))
+        await asyncio.sleep(0.2)
+        return not [r async for _, r in read_topic(settings, topic, 1) if r.offset in (0, 2)]
+
+    await until(is_compacted, "the first grant and the withdrawal are compacted away")
+    verification = await verified(short_lived.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S1"].unchecked == {"consent history is compacted": 2}
+    assert "consent offsets that hold no record: compacted, or a marker" in (
+        verification.tallies["S6"].unchecked
+    )
 
 
 async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_back(
@@ -218,7 +326,9 @@ async def test_a_ledger_can_be_signed(make_site: SiteFactory, tmp_path: Path) ->
 
     policies = [load_policy(site.config.policy)]
     ours, other = [
-        await verify(site.config, policies, lambda offsets: None, load_signature_check(str(public)))
+        await verify(
+            site.config, policies, lambda done, total: None, load_signature_check(str(public))
+        )
         for public in publics
     ]
     assert findings(ours) == {}

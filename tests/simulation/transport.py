@@ -89,8 +89,7 @@ class FakeView:
         return table
 
     def listen(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
-        """Call `listener` for each later change of what the table holds."""
-        self.unlisten(table, listener)
+        """Call `listener` for each later change of what the table holds, until it is reset."""
         for partition in table.frontier:
             self._listeners.setdefault(partition, []).append(listener)
 
@@ -100,6 +99,10 @@ class FakeView:
             listeners = self._listeners.get(partition, [])
             if listener in listeners:
                 listeners.remove(listener)
+
+    def is_listening(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> bool:
+        """Whether the listener has heard of each change since it was added."""
+        return all(listener in self._listeners.get(partition, ()) for partition in table.frontier)
 
     def follow(self, partition: int, offsets_max: int) -> None:
         """Apply what stands at the next offsets of one partition."""
@@ -121,6 +124,9 @@ class FakeView:
         high = {p: self._broker.consent[p].high_watermark for p in table.frontier}
         if any(high[p] < frontier for p, frontier in table.frontier.items()):
             table.reset()
+            # Whoever listens would miss the changes up to the reset.
+            for partition in table.frontier:
+                self._listeners.pop(partition, None)
             raise StepFailed("the consent topic ends before what was read of it")
         return high
 
@@ -162,6 +168,7 @@ class FakeTransport(Transport):
         self._epoch: int | None = None
         self._fetch_from: int | None = None
         self._ledger_offset = -1
+        self._is_watching = False
 
     async def perform(self, step: Step[Any]) -> Any:
         try:
@@ -176,11 +183,12 @@ class FakeTransport(Transport):
             case Fetch(first, records_max, _):
                 return self._fetch(first, records_max)
             case ReadHighWatermarks():
-                return self._view.high_watermarks(self._table)
+                return self._high_watermarks()
             case AwaitFrontier(high_watermarks):
                 return await self._await_frontier(high_watermarks)
             case WatchConsent():
                 self._view.listen(self._table, self._on_consent_change)
+                self._is_watching = True
                 return dict(self._table.frontier)
             case ReadChanges(since, until):
                 return self._changes(since, until)
@@ -203,9 +211,16 @@ class FakeTransport(Transport):
     def close(self) -> None:
         """Watch the consent no longer."""
         self._view.unlisten(self._table, self._on_consent_change)
+        self._is_watching = False
+
+    def _high_watermarks(self) -> dict[int, int]:
+        if self._is_watching and not self._view.is_listening(self._table, self._on_consent_change):
+            raise StepFailed("the consent table was thrown away and is read anew")
+        return self._view.high_watermarks(self._table)
 
     async def _fence(self) -> None:
         self._epoch = None
+        self.close()
         await turn()
         epoch = self._id.fence()
         await turn()
@@ -235,12 +250,12 @@ class FakeTransport(Transport):
             raise StepFailed("the fetch began before the offset that was asked for")
         return Batch(first, self._fetch_from, records)
 
-    async def _await_frontier(self, high_watermarks: Mapping[int, int]) -> bool:
+    async def _await_frontier(self, high_watermarks: Mapping[int, int]) -> str | None:
         while not self._table.covers(high_watermarks):
             if self._chance.random() < IMPATIENCE:
-                return False
+                return "the consent view is behind"
             await turn()
-        return True
+        return None
 
     def _changes(self, since: Mapping[int, int], until: Mapping[int, int]) -> Changes:
         frontier = {

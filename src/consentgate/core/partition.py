@@ -20,7 +20,11 @@ T = TypeVar("T")
 IDLE_MS = 400
 """How long a fetch waits for content before an advanced frontier is committed by itself."""
 
-BATCH_RECORDS_MAX = 16_384
+BATCH_RECORDS_MAX = 4_096
+
+URGENT_RECORDS_MAX = 1_024
+"""The same while a consent change waits to be covered: a small transaction gets there sooner."""
+
 BATCH_OFFSETS_MAX = 1_000_000
 """How many offsets one ledger entry may account for; what lies beyond is left to the next."""
 
@@ -62,6 +66,11 @@ class Moment:
 
     unix_ms: int
     monotonic_ms: int
+
+    def since_ms(self, earlier: "Moment") -> int:
+        """How long ago that was. By the clock that shows more: one stands still when the machine
+        is suspended, the other can be set."""
+        return max(self.unix_ms - earlier.unix_ms, self.monotonic_ms - earlier.monotonic_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +126,8 @@ class ReadHighWatermarks(Step[Mapping[int, int]]):
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitFrontier(Step[bool]):
-    """Wait until the table covers these offsets; False where the time ran out."""
+class AwaitFrontier(Step[str | None]):
+    """Wait until the table covers these offsets; why it does not, where the time ran out."""
 
     high_watermarks: Mapping[int, int]
 
@@ -198,7 +207,7 @@ class Committed:
     judged: Moment
     sent: Moment
     committed: Moment
-    exposure_ms: int  # from reading the high watermark to sending EndTxn
+    age_ms: int  # from reading the high watermark to sending EndTxn
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +345,7 @@ class Partition:
             doubtful = yield from ask(Commit())
             done = yield from ask(ReadClock())
             self._settle(outcome)
-            self._report(Committed(outcome, now, now, now, sent, done, exposure_ms=0))
+            self._report(Committed(outcome, now, now, now, sent, done, age_ms=0))
             self._refuse_doubt(doubtful)
             since = read.frontier
 
@@ -372,15 +381,15 @@ class Partition:
         yield from ask(SendOffset(outcome))
         yield from self._freshen()
         sent = yield from ask(ReadClock())
-        exposure_ms = sent.monotonic_ms - read_at.monotonic_ms
-        objection = self._objection(outcome, sent, exposure_ms)
+        age_ms = sent.since_ms(read_at)
+        objection = self._objection(outcome, sent, age_ms)
         if objection is not None:
             self._refuse_doubt((yield from ask(Abort())))
             return objection
         doubtful = yield from ask(Commit())
         committed = yield from ask(ReadClock())
         self._settle(outcome)
-        self._report(Committed(outcome, fetched, fresh, judged, sent, committed, exposure_ms))
+        self._report(Committed(outcome, fetched, fresh, judged, sent, committed, age_ms))
         self._refuse_doubt(doubtful)
         return None
 
@@ -398,9 +407,9 @@ class Partition:
                     f"the frontier of consent partition {partition} would go back from {committed}"
                 )
 
-    def _objection(self, outcome: BatchOutcome, now: Moment, exposure_ms: int) -> _Objection | None:
-        if exposure_ms > self._max_exposure_ms:
-            why = f"{exposure_ms} ms from reading the high watermark to the commit"
+    def _objection(self, outcome: BatchOutcome, now: Moment, age_ms: int) -> _Objection | None:
+        if age_ms > self._max_exposure_ms:
+            why = f"{age_ms} ms from reading the high watermark to the commit"
             return _Objection(why, too_slow=True)
         if self.gate.is_overtaken(outcome, self._all_changes(), now.unix_ms):
             return _Objection("a newer consent record or rule turns an outcome", too_slow=False)
@@ -415,7 +424,10 @@ class Partition:
 
     def _fetch(self) -> Steps[Batch]:
         wait_ms = 0 if self._just_taken_over else IDLE_MS
-        batch = yield from ask(Fetch(self.next_offset, self._records_max, wait_ms))
+        records_max = (
+            min(self._records_max, URGENT_RECORDS_MAX) if self._changes else self._records_max
+        )
+        batch = yield from ask(Fetch(self.next_offset, records_max, wait_ms))
         self._just_taken_over = False
         if batch.next_offset - batch.first <= BATCH_OFFSETS_MAX:
             return batch
@@ -428,14 +440,17 @@ class Partition:
         while True:
             read_at = yield from ask(ReadClock())
             high_watermarks = yield from ask(ReadHighWatermarks())
-            if (yield from ask(AwaitFrontier(high_watermarks))):
+            why_behind = yield from ask(AwaitFrontier(high_watermarks))
+            if why_behind is None:
                 if self.phase is Phase.STALLED:
                     self._resume()
                 return read_at
             if self._stopping:
                 raise Revoked
-            if self.phase is not Phase.BOOTSTRAPPING:
-                self._stall("the consent view does not catch up with the consent topic")
+            if self.phase is Phase.BOOTSTRAPPING:
+                self.stalled_because = why_behind
+            else:
+                self._stall(why_behind)
 
     def _recycle(self, failure: StepFailed) -> Steps[None]:
         self.phase = Phase.RECYCLING

@@ -59,8 +59,12 @@ class Verification:
     tallies: dict[str, Tally] = field(
         default_factory=lambda: {name: Tally() for name in PROPERTIES}
     )
-    exposed_records: int = 0
+    exposed_records_min: int = 0
+    exposed_records_max: int = 0
     exposure_ms_max: int = 0
+    """Exposed are records committed after their owner's withdrawal was appended. Nobody but the
+    broker knows when a commit came; it lies between the append of its ledger entry and that of the
+    next one."""
 
     @property
     def violations(self) -> int:
@@ -96,10 +100,23 @@ class _Doubt:
     """A decision that comes out differently, which compaction of the consent topic may explain."""
 
     place: str
-    subject: bytes
-    frontier: Mapping[int, int]
     recorded: Reason
     recomputed: Reason
+
+
+@dataclass(slots=True)
+class _Doubts:
+    """Those about one subject; the first are kept, all are counted."""
+
+    first: list[_Doubt] = field(default_factory=list)
+    number: int = 0
+    forwarded: int = 0
+
+    def add(self, doubt: _Doubt) -> None:
+        self.number += 1
+        self.forwarded += doubt.recorded.verdict is Verdict.FORWARD
+        if len(self.first) < FINDINGS_MAX:
+            self.first.append(doubt)
 
 
 class ChainVerifier:
@@ -121,18 +138,31 @@ class ChainVerifier:
         self._changes: list[ConsentChange] = []
         self._next_consent: dict[int, int] = {}
         self._compacted: set[int] = set()
-        self._doubts: list[_Doubt] = []
+        self._doubts: dict[bytes, _Doubts] = {}
         self._latest: dict[bytes, tuple[int, str]] = {}
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
+        self._exposed_since_ms: list[int] = []
+        self._expired: set[Verdict] = set()
+
+    def expired(self, verdict: Verdict) -> None:
+        """The topic of these outcomes does not begin at its first offset any more."""
+        self._expired.add(verdict)
 
     def consent(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
         """Take in a consent record that was applied to the table."""
         expected = self._next_consent.get(change.partition, change.offset)
         if change.offset > expected:
             self._compacted.add(change.partition)
+            if self._previous is not None:
+                why = "consent offsets that hold no record: compacted, or a marker"
+                self._tallies["S6"].unchecked[why] += change.offset - expected
         self._next_consent[change.partition] = change.offset + 1
         self._changes.append(change)
-        self._settle_doubts_about(change)
+        if change.partition in self._compacted and (
+            doubts := self._doubts.pop(change.subject, None)
+        ):
+            # A later record of the subject may have compacted an earlier one away.
+            self._tallies["S1"].unchecked["consent history is compacted"] += doubts.number
         if self._leaves_ineligible(change):
             self._check_fresh(change, place, broker_time=broker_time)
             self._measure_exposure(change)
@@ -153,19 +183,28 @@ class ChainVerifier:
         self._changes.clear()
 
     def committed(self, appended_ms: int, slice_: Slice) -> None:
-        """The entry's records were committed at this time; remember whose they are."""
+        """The entry was appended at this time; remember whose records were committed with it."""
+        for since_ms in self._exposed_since_ms:
+            self._verification.exposure_ms_max = max(
+                self._verification.exposure_ms_max, appended_ms - since_ms
+            )
+        self._exposed_since_ms.clear()
         self._recent.append((appended_ms, Counter(p.record.key or b"" for p in slice_.training)))
         while self._recent and self._recent[0][0] < appended_ms - EXPOSURE_WINDOW_MS:
             self._recent.popleft()
 
     def finish(self) -> None:
         """The topics are at their end; what could not be explained by now is wrong."""
-        for doubt in self._doubts:
-            if self._compacted and doubt.subject not in self._table.holdings:
-                self._tallies["S1"].unchecked["consent history is compacted"] += 1
+        for subject, doubts in self._doubts.items():
+            if self._compacted and subject not in self._table.holdings:
+                self._tallies["S1"].unchecked["consent history is compacted"] += doubts.number
             else:
-                self._contradict(doubt)
+                self._contradict(doubts)
         self._doubts.clear()
+
+    def unreadable(self, place: str) -> None:
+        """A record under the chain's key that is no ledger entry."""
+        self._tallies["S7"].violation(place, "there should be a ledger entry, but it is unreadable")
 
     def surplus(self, placed: Placed, what: str) -> None:
         """An output that no ledger entry accounts for."""
@@ -226,7 +265,6 @@ class ChainVerifier:
         """Find what differs between the recorded entry and the recomputed one."""
         source = f"{record.source.topic}-{record.source.partition}"
         keys = {r.offset: r.key or b"" for r in content.records}
-        frontier = {int(p): offset for p, offset in record.consent.items()}
         same = True
         for offset in sorted(recorded.keys() | recomputed.keys()):
             was, made = recorded.get(offset), recomputed.get(offset)
@@ -236,9 +274,8 @@ class ChainVerifier:
                 self._tallies["S7"].violation(f"{source}@{offset}", what)
             elif was is not made.reason:
                 same = False
-                self._doubts.append(
-                    _Doubt(f"{source}@{offset}", keys.get(offset, b""), frontier, was, made.reason)
-                )
+                doubts = self._doubts.setdefault(keys.get(offset, b""), _Doubts())
+                doubts.add(_Doubt(f"{source}@{offset}", was, made.reason))
         if same:
             self._tallies["S1"].violation(place, "the entry differs from the one recomputed")
 
@@ -277,6 +314,7 @@ class ChainVerifier:
         """Each outcome has its one record, and each record its outcome."""
         tally = self._tallies["S7"]
         wanted = {offset for offset, reason in recorded.items() if reason.verdict is verdict}
+        places = sorted(o for p in found if (o := _source_offset(p.record.headers)) is not None)
         seen: set[int | None] = set()
         for placed in found:
             offset = _source_offset(placed.record.headers)
@@ -286,7 +324,13 @@ class ChainVerifier:
                 tally.violation(placed.place, f"{what}, but the ledger says otherwise")
             seen.add(offset)
         for offset in sorted(wanted - seen):
-            tally.violation(f"source offset {offset}", f"{what}, but the record is not there")
+            if verdict in self._expired and (not places or offset < places[0]):
+                tally.unchecked[f"{what} records have expired"] += 1
+            else:
+                tally.violation(f"source offset {offset}", f"{what}, but the record is not there")
+        if places:
+            # Retention removes the oldest first: what comes after the first one left is there.
+            self._expired.discard(verdict)
 
     def _check_retractions(self, place: str, outcome: BatchOutcome, slice_: Slice) -> None:
         tally = self._tallies["S6"]
@@ -316,42 +360,33 @@ class ChainVerifier:
             tally.violation(content_place, f"appended after the withdrawal at {place}, forwarded")
 
     def _measure_exposure(self, change: ConsentChange) -> None:
-        tally = self._tallies["S5"]
-        tally.checked += 1
+        verification = self._verification
+        self._tallies["S5"].checked += 1
+        before = verification.exposed_records_max
         for appended_ms, subjects in reversed(self._recent):
+            verification.exposed_records_max += subjects[change.subject]
             if appended_ms <= change.timestamp_ms:
+                # Its transaction may have ended before the change, or after it; no other one.
                 break
-            if subjects[change.subject]:
-                exposure_ms = appended_ms - change.timestamp_ms
-                self._verification.exposed_records += subjects[change.subject]
-                self._verification.exposure_ms_max = max(
-                    self._verification.exposure_ms_max, exposure_ms
-                )
+            verification.exposed_records_min += subjects[change.subject]
+        if verification.exposed_records_max > before:
+            self._exposed_since_ms.append(change.timestamp_ms)
 
     def _latest_of(self, placed: Placed) -> None:
         key, time_ms = placed.record.key or b"", placed.record.timestamp
         if key not in self._latest or self._latest[key][0] < time_ms:
             self._latest[key] = (time_ms, placed.place)
 
-    def _settle_doubts_about(self, change: ConsentChange) -> None:
-        """A later record of the subject may have compacted an earlier one away."""
-        if not self._doubts or change.partition not in self._compacted:
-            return
-        kept = []
-        for doubt in self._doubts:
-            if doubt.subject == change.subject and change.offset >= doubt.frontier.get(
-                change.partition, change.offset + 1
-            ):
-                self._tallies["S1"].unchecked["consent history is compacted"] += 1
-            else:
-                kept.append(doubt)
-        self._doubts = kept
-
-    def _contradict(self, doubt: _Doubt) -> None:
-        message = f"is {doubt.recorded}, but comes out as {doubt.recomputed}"
-        self._tallies["S1"].violation(doubt.place, message)
-        if doubt.recorded.verdict is Verdict.FORWARD:
-            self._tallies["S3"].violation(doubt.place, "forwarded without permission")
+    def _contradict(self, doubts: _Doubts) -> None:
+        decided, permitted = self._tallies["S1"], self._tallies["S3"]
+        for doubt in doubts.first:
+            message = f"is {doubt.recorded}, but comes out as {doubt.recomputed}"
+            decided.violation(doubt.place, message)
+            if doubt.recorded.verdict is Verdict.FORWARD:
+                permitted.violation(doubt.place, "forwarded without permission")
+        decided.violations += doubts.number - len(doubts.first)
+        listed = sum(doubt.recorded.verdict is Verdict.FORWARD for doubt in doubts.first)
+        permitted.violations += doubts.forwarded - listed
 
 
 def _outcomes(record: LedgerRecord) -> dict[int, Reason]:

@@ -132,12 +132,12 @@ async def read_aftermath(config: Config, settings: KafkaSettings, partitions: in
     """Read ledger, content and consent, in this order."""
     topics = config.topics
     aftermath = Aftermath(topics.decisions)
-    async for record in read_topic(settings, topics.decisions, 1):
+    async for _, record in read_topic(settings, topics.decisions, 1):
         aftermath.add_entry(record.offset, record.timestamp, record.value)
-    async for record in read_topic(settings, topics.content, partitions):
-        aftermath.add_post(record.partition, record.offset, record.key)
-    async for record in read_topic(settings, topics.consent, partitions):
-        aftermath.add_consent(record.partition, record.offset, record.timestamp, record.key)
+    async for partition, record in read_topic(settings, topics.content, partitions):
+        aftermath.add_post(partition, record.offset, record.key)
+    async for partition, record in read_topic(settings, topics.consent, partitions):
+        aftermath.add_consent(partition, record.offset, record.timestamp, record.key)
     return aftermath
 
 

@@ -17,6 +17,9 @@ from consentgate.kafka.settings import KafkaSettings
 
 REPLICATION_FACTOR = 3
 
+UNANSWERED = (KafkaError, OSError, TimeoutError)
+"""What a question to a cluster raises that cannot answer it now."""
+
 COORDINATOR_SECONDS_MAX = 10.0
 """How long an answer of the group's coordinator is awaited."""
 
@@ -46,9 +49,11 @@ class Cluster:
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
-                await self._admin.start()
+                # Something may listen there that never answers.
+                async with asyncio.timeout(timeout_seconds):
+                    await self._admin.start()
                 return
-            except (KafkaError, OSError) as error:
+            except UNANSWERED as error:
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
                         f"no broker answered at {self._settings.bootstrap_servers} within "
@@ -74,16 +79,20 @@ class Cluster:
         """Every setting of the topics.
 
         Raises:
+            KafkaError: if the cluster does not know just now.
             ConfigError: if the cluster does not let this user read them.
         """
         asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
         configs: dict[str, dict[str, str | None]] = {}
         for response in await self._admin.describe_configs(asked):
             for error_code, _, _, topic, entries in response.resources:
+                error = for_code(error_code)
+                if error_code and error.retriable:
+                    raise error
                 if error_code:
                     raise ConfigError(
-                        f"the settings of topic {topic} cannot be read "
-                        f"({for_code(error_code).__name__}); grant DescribeConfigs on it"
+                        f"the settings of topic {topic} cannot be read ({error.__name__}); "
+                        "grant DescribeConfigs on it"
                     )
                 configs[topic] = {entry[0]: entry[1] for entry in entries}
         return configs

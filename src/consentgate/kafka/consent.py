@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,8 +11,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
-from consentgate.core.partition import Changes
+from consentgate.core.partition import Changes, StepFailed
+from consentgate.kafka.clock import read_clock
 from consentgate.kafka.decoded import hand_on_decoded_records
+from consentgate.kafka.followed import FollowedTable, Listener
 from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
@@ -30,12 +30,12 @@ RECORDS_MAX = 4_096
 CHANGES_MAX = 20_000
 """How many records `read_changes` reads at once."""
 
-GRACE_SECONDS = 60.0
+GRACE_MS = 60_000
 """How long a partition that nobody needs is followed on, so that a rebalance finds it ready."""
 
 
-class ConsentTopicWentBack(Exception):
-    """The consent topic ends before what was read of it: it was truncated or made anew."""
+class ConsentTableLost(Exception):
+    """The table cannot be trusted any more; it is thrown away and read anew."""
 
 
 class ConsentView:
@@ -67,17 +67,22 @@ class ConsentView:
         self._watermarks = AIOKafkaConsumer(
             isolation_level="read_uncommitted", **common, **settings.client
         )
-        self._tables: dict[int, ConsentTable] = {}
+        self._behind_ms_max = 0
+        self._followed: dict[int, FollowedTable] = {}
         self._following: set[int] = set()
-        self._followers: Counter[int] = Counter()
-        self._unneeded_since: dict[int, float] = {}
-        self._waiters: list[tuple[ConsentTable, Mapping[int, int], asyncio.Future[None]]] = []
-        self._to_reset: list[ConsentTable] = []
-        self._listeners: dict[int, list[Callable[[ConsentChange], None]]] = {}
+        self._to_reset: list[FollowedTable] = []
 
-    async def start(self, is_misplaced: Callable[[int, bytes], bool]) -> None:
-        """Connect; `is_misplaced` tells by partition and subject what lies in a wrong place."""
+    async def start(
+        self, is_misplaced: Callable[[int, bytes], bool], deletions_kept_ms: int
+    ) -> None:
+        """Connect.
+
+        `is_misplaced` tells by partition and subject what lies in a wrong place; a deletion stays
+        in the topic for `deletions_kept_ms`.
+        """
         self._is_misplaced = is_misplaced
+        # Half of it, because the time counts from a compaction that nobody here sees.
+        self._behind_ms_max = deletions_kept_ms // 2
         await self._reader.start()
         hand_on_decoded_records(self._reader)
         await self._watermarks.start()
@@ -90,46 +95,42 @@ class ConsentView:
     def follow(self, partitions: Iterable[int]) -> ConsentTable:
         """The table of just these partitions; it is kept up to date from now on."""
         wanted = sorted(partitions)
-        table = self._tables.get(wanted[0])
-        if table is None:  # An empty table is false, too.
-            table = ConsentTable(wanted)
-        assert sorted(table.frontier) == wanted, "a consent partition belongs to one table"
-        for partition in wanted:
-            self._tables[partition] = table
-            self._followers[partition] += 1
-            self._unneeded_since.pop(partition, None)
-        return table
+        followed = self._followed.get(wanted[0])
+        if followed is None:
+            followed = FollowedTable(ConsentTable(wanted), whole_at=read_clock())
+        assert sorted(followed.table.frontier) == wanted, "a consent partition has one table"
+        followed.followers += 1
+        followed.unneeded_since = None
+        self._followed.update(dict.fromkeys(wanted, followed))
+        return followed.table
 
     def release(self, table: ConsentTable) -> None:
         """Undo one `follow`; a table that nobody needs any more is dropped after a while."""
-        now = time.monotonic()  # One for all, so that a table is dropped whole.
-        for partition in table.frontier:
-            self._followers[partition] -= 1
-            if self._followers[partition] == 0:
-                self._unneeded_since[partition] = now
+        followed = self._of(table)
+        followed.followers -= 1
+        if followed.followers == 0:
+            followed.unneeded_since = read_clock()
 
-    def listen(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
-        """Call `listener` for each later change of what the table holds."""
-        self.unlisten(table, listener)
-        for partition in table.frontier:
-            self._listeners.setdefault(partition, []).append(listener)
+    def listen(self, table: ConsentTable, listener: Listener) -> None:
+        """Call `listener` for each later change of what the table holds, until it is reset."""
+        self._of(table).listeners.append(listener)
 
-    def unlisten(self, table: ConsentTable, listener: Callable[[ConsentChange], None]) -> None:
+    def unlisten(self, table: ConsentTable, listener: Listener) -> None:
         """Undo `listen`."""
-        for partition in table.frontier:
-            with contextlib.suppress(ValueError):
-                self._listeners.get(partition, []).remove(listener)
+        with contextlib.suppress(ValueError):
+            self._of(table).listeners.remove(listener)
+
+    def is_listening(self, table: ConsentTable, listener: Listener) -> bool:
+        """Whether the listener has heard of each change since it was added."""
+        return listener in self._of(table).listeners
 
     def subjects(self) -> int:
         """Number of subjects in all tables."""
-        return sum(len(table) for table in self._distinct_tables())
+        return sum(len(followed.table) for followed in self._distinct())
 
     def scattered(self) -> int:
         """Number of subjects that several partitions hold, and that are therefore withheld."""
-        return sum(table.scattered() for table in self._distinct_tables())
-
-    def _distinct_tables(self) -> Iterable[ConsentTable]:
-        return {id(table): table for table in self._tables.values()}.values()
+        return sum(followed.table.scattered() for followed in self._distinct())
 
     def is_broken(self) -> bool:
         """Whether the task has ended that fetches for the client."""
@@ -140,30 +141,47 @@ class ConsentView:
         """The offsets after the last appended records of the table's partitions, as of now.
 
         Raises:
-            ConsentTopicWentBack: if one lies below what was applied; the table is thrown away.
+            ConsentTableLost: if one lies below what was applied, or if the table was not whole for
+                so long that a deletion may have been missed.
         """
+        followed, asked_at = self._of(table), read_clock()
         # What was applied by now; the table may go beyond the answer while that is on its way.
         applied = dict(table.frontier)
         ends = await self._watermarks.end_offsets([self._at(p) for p in applied])
         high = {tp.partition: offset for tp, offset in ends.items()}
         if any(high[p] < frontier for p, frontier in applied.items()):
-            self._to_reset.append(table)
-            raise ConsentTopicWentBack(
-                f"the consent topic {self._topic} ends before what was read of it"
+            self._to_reset.append(followed)
+            raise ConsentTableLost(
+                f"the consent topic {self._topic} ends before what was read of it: "
+                "it was truncated or made anew"
             )
+        behind_ms = read_clock().since_ms(followed.whole_at)
+        if behind_ms > self._behind_ms_max:
+            self._to_reset.append(followed)
+            raise ConsentTableLost(
+                f"the consent topic {self._topic} was not read to its end for "
+                f"{behind_ms / 1000:.0f} s, and deletions are kept for "
+                f"{self._behind_ms_max / 1000:.0f} s with safety: some may have been missed"
+            )
+        followed.ask(asked_at, high)
         return high
 
     async def await_frontier(self, table: ConsentTable, high: Mapping[int, int]) -> None:
         """Return as soon as the table covers the offsets."""
-        # Asked again after each waking: the table may have been reset in between.
-        while not table.covers(high):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiter = (table, high, future)
-            self._waiters.append(waiter)
-            try:
-                await future
-            finally:
-                self._waiters.remove(waiter)
+        await self._of(table).covering(high)
+
+    async def why_behind(self, table: ConsentTable, high: Mapping[int, int]) -> str:
+        """Why the table does not cover these offsets, for people."""
+        behind = [p for p, offset in high.items() if table.frontier[p] < offset]
+        # The end for readers of committed records is the last stable offset.
+        stable = await self._reader.end_offsets([self._at(p) for p in behind])
+        return "; ".join(
+            f"{self._topic}-{p}: an open transaction hides what was appended from offset "
+            f"{stable[self._at(p)]} on, up to {high[p]}"
+            if table.frontier[p] >= stable[self._at(p)]
+            else f"{self._topic}-{p}: read up to offset {table.frontier[p]} of {high[p]}"
+            for p in behind
+        )
 
     async def read_changes(
         self, table: ConsentTable, since: Mapping[int, int], until: Mapping[int, int]
@@ -174,7 +192,7 @@ class ConsentView:
         is unreadable, because several partitions hold it.
 
         Raises:
-            ConsentTopicWentBack: if a partition ends below `until`.
+            StepFailed: if a partition ends below `until`.
         """
         changes: list[ConsentChange] = []
         frontier = dict(since)
@@ -188,7 +206,7 @@ class ConsentView:
             )
             if frontier[partition] < until[partition] and len(records) < left:
                 # Nobody may take what is gone for a time without changes.
-                raise ConsentTopicWentBack(
+                raise StepFailed(
                     f"the consent topic {self._topic} ends before the changes that are to be read"
                 )
             for record in records:
@@ -202,19 +220,24 @@ class ConsentView:
 
     async def run(self) -> None:
         """Follow for ever."""
+        failing_with = None
         while True:
             try:
                 await self._follow_once()
+                failing_with = None
             except Exception as error:
-                # Whatever failed, what was fetched and not applied is fetched again.
-                log.warning("following the consent topic failed: %s", type(error).__name__)
+                # Said once: an outage can last for hours.
+                if type(error) is not failing_with:
+                    log.warning("following the consent topic failed: %s", type(error).__name__)
+                failing_with = type(error)
                 await asyncio.sleep(0.1)
+                # Whatever failed, what was fetched and not applied is fetched again.
                 self._following = set()
 
     async def _follow_once(self) -> None:
         self._drop_unneeded()
         self._reset_tables()
-        if set(self._tables) != self._following:
+        if set(self._followed) != self._following:
             await self._assign()
         if not self._following:
             await asyncio.sleep(POLL_MS / 1000)
@@ -226,14 +249,13 @@ class ConsentView:
         positions = {p: await self._reader.position(self._at(p)) for p in self._following}
         for partition, position in positions.items():
             self._apply(partition, fetched.get(self._at(partition), ()), position)
-        self._wake()
 
     async def _assign(self) -> None:
-        partitions = [self._at(p) for p in self._tables]
+        partitions = [self._at(p) for p in self._followed]
         self._reader.assign(partitions)
         starts = await self._watermarks.beginning_offsets(partitions)
         for tp in partitions:
-            table = self._tables[tp.partition]
+            table = self._followed[tp.partition].table
             if table.frontier[tp.partition] < starts[tp]:
                 table.advance(tp.partition, starts[tp])
             self._reader.seek(tp, table.frontier[tp.partition])
@@ -241,8 +263,8 @@ class ConsentView:
 
     def _apply(self, partition: int, records: Iterable[Any], frontier: int) -> None:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
-        table = self._tables[partition]
-        listeners = self._listeners.get(partition, ())
+        followed = self._followed[partition]
+        table, listeners = followed.table, followed.listeners
         for record in records:
             state, problem = self._read(record)
             if problem is not None:
@@ -257,16 +279,12 @@ class ConsentView:
                 for listener in listeners:
                     listener(change)
         table.advance(partition, frontier)
+        followed.advanced()
 
     def _read(self, record: Any) -> tuple[ConsentState | None, str | None]:
         if isinstance(record, UnreadableRecord):
             return UNREADABLE, "headers"
         return self._decode(record.key, record.value)
-
-    def _wake(self) -> None:
-        for table, high, future in self._waiters:
-            if table.covers(high) and not future.done():
-                future.set_result(None)
 
     async def _read_around(self) -> dict[TopicPartition, list[Any]]:
         """What the partitions hold from their frontiers on, read leniently.
@@ -277,7 +295,7 @@ class ConsentView:
         fetched = {}
         for partition in self._following:
             tp = self._at(partition)
-            frontier = self._tables[partition].frontier[partition]
+            frontier = self._followed[partition].table.frontier[partition]
             fetched[tp], next_offset = await read_around(self._reader, tp, frontier)
             self._reader.seek(tp, next_offset)
         return fetched
@@ -285,17 +303,26 @@ class ConsentView:
     def _reset_tables(self) -> None:
         # Only here, in the task that applies records, so that nothing fetched before the reset is
         # applied after it.
-        for table in self._to_reset:
-            table.reset()
-            self._following -= set(table.frontier)
+        for followed in self._to_reset:
+            followed.reset(read_clock())
+            self._following -= set(followed.table.frontier)
         self._to_reset.clear()
 
     def _drop_unneeded(self) -> None:
-        now = time.monotonic()
-        for partition, since in list(self._unneeded_since.items()):
-            if now - since > GRACE_SECONDS:
-                del self._unneeded_since[partition]
-                del self._tables[partition]
+        now = read_clock()
+        self._followed = {
+            partition: followed
+            for partition, followed in self._followed.items()
+            if followed.unneeded_since is None or now.since_ms(followed.unneeded_since) < GRACE_MS
+        }
+
+    def _distinct(self) -> Collection[FollowedTable]:
+        return {id(followed): followed for followed in self._followed.values()}.values()
+
+    def _of(self, table: ConsentTable) -> FollowedTable:
+        followed = self._followed[min(table.frontier)]
+        assert followed.table is table, "the table was dropped"
+        return followed
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)

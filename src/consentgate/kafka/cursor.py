@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, read_around
 
@@ -46,10 +47,18 @@ class Cursor:
 
     async def below(self, offset: int) -> list[Any]:
         """All records from here to below `offset`, and go there."""
-        found: list[Any] = []
-        while (record := await self.peek()) is not None and record.offset < offset:
-            found.append(self._buffer.popleft())
-        return found
+        return await self.take_while(lambda record: record.offset < offset)
+
+    async def take_while(self, is_wanted: Callable[[Any], bool]) -> list[Any]:
+        """The next records up to the first that is not wanted, and go there."""
+        taken: list[Any] = []
+        while self._buffer or await self.peek() is not None:
+            # Without the event loop in between, for what is there already.
+            while self._buffer:
+                if not is_wanted(self._buffer[0]):
+                    return taken
+                taken.append(self._buffer.popleft())
+        return taken
 
     def place(self, record: Any) -> str:
         """Where the record stands, as topic-partition@offset."""
@@ -93,6 +102,7 @@ async def open_cursor(
     """A cursor at `start`, or at the first offset that is left after it."""
     tp = TopicPartition(topic, partition)
     async with _consumer(settings, isolation_level) as consumer:
+        hand_on_decoded_records(consumer)
         consumer.assign([tp])
         # The end first: what is appended from here on is for another walk.
         end = (await consumer.end_offsets([tp]))[tp]

@@ -74,7 +74,12 @@ def consent_keeps_ms(configs: ConfigsOfTopic) -> int:
     """How long a consent change is there to be read, before compaction may remove it."""
     lag_ms = int(configs.get("min.compaction.lag.ms") or 0)
     # Without a lag a change can be superseded and gone at once; a tombstone stays for this long.
-    return lag_ms or int(configs.get("delete.retention.ms") or 0)
+    return lag_ms or deletions_kept_ms(configs)
+
+
+def deletions_kept_ms(configs: ConfigsOfTopic) -> int:
+    """How long a tombstone is there to be read, at the least, counted from its compaction."""
+    return int(configs.get("delete.retention.ms") or 0)
 
 
 def _required(topics: Topics) -> dict[str, dict[str, str]]:

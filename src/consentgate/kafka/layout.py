@@ -12,7 +12,7 @@ from consentgate.config import Config, Topics
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import Cluster
-from consentgate.kafka.guards import consent_keeps_ms, topic_problems
+from consentgate.kafka.guards import consent_keeps_ms, deletions_kept_ms, topic_problems
 from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
@@ -36,6 +36,7 @@ class Layout:
     counts: dict[str, int]  # topic to number of partitions
     scope: Scope
     consent_keeps_ms: int  # how long compaction is sure to keep a change of consent
+    deletions_kept_ms: int  # how long it is sure to keep the deletion of a consent record
 
     @property
     def content_partitions(self) -> range:
@@ -117,7 +118,39 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         [counts[topics.content], counts[topics.consent]],
         (bookmark for _, bookmark in bookmarks.values() if bookmark is not None),
     )
-    return Layout(topics, counts, scope, consent_keeps_ms(configs[topics.consent]))
+    return Layout(
+        topics,
+        counts,
+        scope,
+        consent_keeps_ms(configs[topics.consent]),
+        deletions_kept_ms(configs[topics.consent]),
+    )
+
+
+async def refuse_changes(config: Config, cluster: Cluster, layout: Layout) -> list[str]:
+    """See that the topics are what they were at the start; those that are missing now.
+
+    Raises:
+        ConfigError: if they are not.
+    """
+    found = await cluster.partition_counts(layout.counts)
+    if missing := [topic for topic in layout.counts if topic not in found]:
+        return missing
+    if found != layout.counts:
+        raise ConfigError(
+            f"the topics' partitions changed while running: {layout.counts} became {found}"
+        )
+    configs = await cluster.topic_configs(found)
+    problems = topic_problems(config, configs)
+    kept_ms = deletions_kept_ms(configs[layout.topics.consent])
+    if kept_ms < layout.deletions_kept_ms:
+        problems.append(
+            f"topic {layout.topics.consent}: delete.retention.ms is {kept_ms}, and was "
+            f"{layout.deletions_kept_ms} at the start: start again to go on with it"
+        )
+    if problems:
+        raise ConfigError("\n".join(["topics were changed while running:", *problems]))
+    return []
 
 
 def settle_scope(

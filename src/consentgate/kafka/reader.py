@@ -1,9 +1,9 @@
 """Reading ranges and whole topics, committed records only, for what looks back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.settings import KafkaSettings
@@ -26,9 +26,20 @@ async def read_range(
         return found, min(end, cursor.end)
 
 
-async def read_topic(settings: KafkaSettings, topic: str, partitions: int) -> AsyncIterator[Any]:
-    """Every record that is in the topic now, one partition after the other, in offset order."""
+async def read_topic(
+    settings: KafkaSettings, topic: str, partitions: int
+) -> AsyncIterator[tuple[int, Any]]:
+    """Every record of the topic now, after its partition; one partition after the other."""
     for partition in range(partitions):
         async with open_cursor(settings, topic, partition) as cursor:
             while (record := await cursor.next()) is not None:
-                yield record
+                yield partition, record
+
+
+async def count_offsets(settings: KafkaSettings, topic: str, partitions: Iterable[int]) -> int:
+    """Number of offsets, markers included, between the beginning and the end of a topic now."""
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    async with AIOKafkaConsumer(group_id=None, **settings.client) as consumer:
+        starts = await consumer.beginning_offsets(places)
+        ends = await consumer.end_offsets(places)
+    return sum(ends[place] - starts[place] for place in places)

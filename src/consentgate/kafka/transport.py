@@ -32,7 +32,7 @@ from consentgate.core.partition import (
 from consentgate.errors import ConsentgateError
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.consent import ConsentTopicWentBack
+from consentgate.kafka.consent import ConsentTableLost
 from consentgate.kafka.position import read_position
 from consentgate.kafka.sink import TransactionalSink
 
@@ -66,6 +66,7 @@ class KafkaTransport(Transport):
         self._table = table
         self._on_consent_change = on_consent_change
         self._sink: TransactionalSink | None = None
+        self._is_watching = False
         self.fresh_at_monotonic = time.monotonic()
 
     async def perform(self, step: Step[Any]) -> Any:
@@ -73,7 +74,7 @@ class KafkaTransport(Transport):
 
         Raises:
             StepFailed: if it did not succeed, whatever the cause.
-        ConsentgateError: if it must not be tried again without a person's decision.
+            ConsentgateError: if it must not be tried again without a person's decision.
         """
         try:
             async with asyncio.timeout(_SECONDS_MAX.get(type(step), STEP_SECONDS_MAX)):
@@ -82,7 +83,7 @@ class KafkaTransport(Transport):
             raise
         except TimeoutError:
             raise StepFailed(f"{_name(step)} took too long", timed_out=True) from None
-        except ConsentTopicWentBack as error:
+        except ConsentTableLost as error:
             raise StepFailed(str(error)) from None
         except Exception as error:
             # Whatever it was, a new producer settles it. aiokafka asserts its transaction states,
@@ -97,7 +98,7 @@ class KafkaTransport(Transport):
             case Fetch(first, records_max, wait_ms):
                 return await self._source.fetch(partition, first, records_max, wait_ms)
             case ReadHighWatermarks():
-                return await self._view.high_watermarks(self._table)
+                return await self._high_watermarks()
             case AwaitFrontier(high_watermarks):
                 return await self._await_frontier(high_watermarks)
             case WatchConsent():
@@ -126,29 +127,42 @@ class KafkaTransport(Transport):
 
     def close(self) -> None:
         """Watch the consent no longer."""
+        self._unwatch()
+
+    def _unwatch(self) -> None:
         self._view.unlisten(self._table, self._on_consent_change)
+        self._is_watching = False
 
     def _watch_consent(self) -> dict[int, int]:
         # In one step, so that no change falls between the frontier and the first one handed over.
         self._view.listen(self._table, self._on_consent_change)
+        self._is_watching = True
         return dict(self._table.frontier)
+
+    async def _high_watermarks(self) -> dict[int, int]:
+        if self._is_watching and not self._view.is_listening(self._table, self._on_consent_change):
+            # Another partition found that; this one has missed changes since, which only taking
+            # over again finds.
+            raise ConsentTableLost("the consent table was thrown away and is read anew")
+        return await self._view.high_watermarks(self._table)
 
     @property
     def _opened(self) -> TransactionalSink:
         assert self._sink is not None, "a transaction needs a fenced producer"
         return self._sink
 
-    async def _await_frontier(self, high_watermarks: Any) -> bool:
+    async def _await_frontier(self, high_watermarks: Any) -> str | None:
         try:
             async with asyncio.timeout(FRESH_SECONDS_MAX):
                 await self._view.await_frontier(self._table, high_watermarks)
         except TimeoutError:
-            return False
+            return await self._view.why_behind(self._table, high_watermarks)
         self.fresh_at_monotonic = time.monotonic()
-        return True
+        return None
 
     async def _fence(self) -> None:
         await self._retire()
+        self._unwatch()
         source = TopicPartition(self._chain.topic, self._chain.partition)
         self._sink = TransactionalSink(
             self._clients.settings, self._chain.group, source, self._clients.layout

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from consentgate.core.consent import ConsentTable
+from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.gate import Gate
 from consentgate.core.partition import (
     Committed,
@@ -35,13 +35,14 @@ class AssignedPartition:
         clients: Clients,
         max_exposure_ms: int,
         observe: Callable[[Event], None],
-        observe_effect_ms: Callable[[int], None],
+        observe_withdrawal: Callable[[int, int], None],
     ) -> None:
         self.number = gate.chain.partition
         self._gate = gate
         self._clients = clients
         self._observe = observe
-        self._observe_effect_ms = observe_effect_ms
+        self._observe_withdrawal = observe_withdrawal
+        self._last_committed: Committed | None = None
         self._partition = Partition(gate, self._report, max_exposure_ms)
         self._transport = KafkaTransport(
             clients, gate.chain, gate.table, self._partition.consent_changed
@@ -116,8 +117,11 @@ class AssignedPartition:
         outcome = event.outcome
         if outcome.batch.records:
             self._last_timestamp_ms = outcome.batch.records[-1].timestamp
-        for change in outcome.retracted:
-            self._observe_effect_ms(event.committed.unix_ms - change.timestamp_ms)
+        exposures = exposures_ms(self._last_committed, outcome.retracted)
+        for change, exposure_ms in zip(outcome.retracted, exposures, strict=True):
+            effect_ms = event.committed.unix_ms - change.timestamp_ms
+            self._observe_withdrawal(effect_ms, exposure_ms)
+        self._last_committed = event
 
     def _lag_records(self) -> int:
         high = self._clients.source.high_watermark(self.number)
@@ -125,3 +129,15 @@ class AssignedPartition:
 
     def _stale_seconds(self) -> float:
         return time.monotonic() - self._transport.fresh_at_monotonic
+
+
+def exposures_ms(last: Committed | None, changes: Sequence[ConsentChange]) -> Iterator[int]:
+    """How long after each change a record of that person was committed; 0 where none was.
+
+    Only the transaction before the one that covers the change, which is `last`, can have been under
+    way when the change was appended: each reads the end of the consent topic before its commit.
+    """
+    subjects = {subject for subject, _ in last.outcome.forwarded} if last and changes else ()
+    for change in changes:
+        after_ms = last.committed.unix_ms - change.timestamp_ms if last else 0
+        yield max(0, after_ms) if change.subject in subjects else 0

@@ -107,6 +107,13 @@ class Metrics:
         )
         self.exposure_seconds = Histogram(
             "consentgate_exposure_seconds",
+            "From a consent change that leaves somebody ineligible to the last commit of a record "
+            "of theirs after it, 0 where there is none; once for each input partition.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.decision_age_seconds = Histogram(
+            "consentgate_decision_age_seconds",
             "From reading the consent topic's high watermark to sending the commit.",
             buckets=_SECONDS,
             registry=registry,
@@ -165,9 +172,12 @@ class Metrics:
         registry.register(_PartitionCollector(partitions))
         ProcessCollector(registry=registry)
 
-    def observe_effect_ms(self, effect_ms: int) -> None:
-        """A consent change took effect on one input partition after this time."""
+    def observe_withdrawal(self, effect_ms: int, exposure_ms: int) -> None:
+        """Somebody became ineligible: how long until the effect on one input partition, and until
+        the last commit of a record of theirs.
+        """
         self.withdrawal_effect_seconds.observe(max(0, effect_ms) / 1000)
+        self.exposure_seconds.observe(max(0, exposure_ms) / 1000)
 
     def observe(self, event: Event) -> None:
         """Count what happened to a partition."""
@@ -193,7 +203,7 @@ class Metrics:
         self.consumed_records.inc(len(records) + len(outcome.batch.unreadable))
         self.consumed_bytes.inc(_bytes(map(attrgetter("value"), records)))
         self.forwarded_bytes.inc(_bytes(map(attrgetter("value"), outcome.training)))
-        self.exposure_seconds.observe(event.exposure_ms / 1000)
+        self.decision_age_seconds.observe(event.age_ms / 1000)
         if records:
             oldest_ms = min(map(attrgetter("timestamp"), records))
             latency_ms = event.committed.unix_ms - oldest_ms

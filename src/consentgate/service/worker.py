@@ -1,7 +1,6 @@
 """The worker: owns the tasks, takes partitions from the group, and gives them back."""
 
 import asyncio
-import gc
 import resource
 import signal
 import sys
@@ -20,12 +19,13 @@ from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
 from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
 from consentgate.core.policy import Policy
-from consentgate.errors import ClientBroken, ConfigError
+from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
+from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import UNANSWERED, Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
-from consentgate.kafka.layout import Layout, find_layout
+from consentgate.kafka.layout import Layout, find_layout, refuse_changes
 from consentgate.kafka.settings import kafka_settings
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
@@ -40,10 +40,10 @@ BROKER_SECONDS_MAX = 60.0
 REVOKE_SECONDS_MAX = 10.0
 """How long a partition that is given up may finish its transaction."""
 
-GARBAGE_THRESHOLDS = (100_000, 20, 100)
-"""Containers made and not freed before a collection; then, collections before a deeper one."""
-
 WATCH_SECONDS = 2.0
+MISSING_SECONDS_MAX = 30.0
+"""How long a topic may be missing while the broker answers. One that starts may know it late."""
+
 MEMBER_SECONDS_MAX = 120.0
 """How long a worker may be outside the group while the broker answers."""
 
@@ -108,11 +108,11 @@ class Worker:
             KeyboardInterrupt: after a SIGINT, when everything has been put away.
         """
         started = time.monotonic()
-        _collect_garbage_rarely()
+        collect_garbage_rarely()
         with _signals(self.end) as received:
             try:
                 await self._cluster.start(BROKER_SECONDS_MAX)
-                await self._start(until_drained=until_drained)
+                await self._begin(until_drained=until_drained)
                 await self._ended
             finally:
                 await self._put_away()
@@ -129,6 +129,16 @@ class Worker:
         else:
             self._ended.set_exception(failure)
 
+    async def _begin(self, *, until_drained: bool) -> None:
+        try:
+            async with asyncio.timeout(BROKER_SECONDS_MAX):
+                await self._start(until_drained=until_drained)
+        except UNANSWERED as error:
+            raise BrokerUnavailable(
+                "the broker answered at first, but not to all that a start needs to know within "
+                f"{BROKER_SECONDS_MAX:.0f} s ({type(error).__name__}); start again"
+            ) from error
+
     async def _start(self, *, until_drained: bool) -> None:
         self._layout = layout = await find_layout(self._config, self._cluster)
         http = self._config.http
@@ -139,7 +149,7 @@ class Worker:
             scope=layout.scope,
             http=f"http://{http.host}:{port}",
         )
-        await self._view.start(layout.is_misplaced)
+        await self._view.start(layout.is_misplaced, layout.deletions_kept_ms)
         self._tasks.append(self._spawn(self._view.run()))
         if until_drained:
             self._tasks.append(self._spawn(self._end_when_drained(layout)))
@@ -153,12 +163,12 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for closing in (self._source, self._view, self._cluster, self._http):
-            try:
-                async with asyncio.timeout(REVOKE_SECONDS_MAX):
-                    await closing.stop()
-            except Exception as error:
-                log.warning("closing failed", what=type(closing).__name__, error=repr(error))
+        await asyncio.gather(
+            _close("the content consumer", self._source.stop()),
+            _close("the consent view", self._view.stop()),
+            _close("the admin client", self._cluster.stop()),
+            _close("the HTTP server", self._http.stop()),
+        )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Start a task whose failure ends the worker."""
@@ -207,7 +217,7 @@ class Worker:
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
-            self.metrics.observe_effect_ms,
+            self.metrics.observe_withdrawal,
         )
         self._assigned[number] = (assigned, self._spawn(assigned.live()))
 
@@ -246,26 +256,25 @@ class Worker:
 
     async def _watch(self, layout: Layout) -> None:
         """See whether the cluster still answers, and with the same topics."""
+        found_at = time.monotonic()
         while True:
             try:
                 async with asyncio.timeout(STALE_SECONDS):
-                    found = await self._cluster.partition_counts(layout.counts)
+                    missing = await refuse_changes(self._config, self._cluster, layout)
                     await self._source.refresh_high_watermarks()
+            except ConfigError:
+                raise
             except Exception as error:
                 log.warning("the broker does not answer", error=type(error).__name__)
+                found_at = time.monotonic()
             else:
-                self._compare_counts(found, layout.counts)
+                now = time.monotonic()
+                if not missing:
+                    self._broker_answered_at = found_at = now
+                elif now - found_at > MISSING_SECONDS_MAX:
+                    raise ConfigError(f"missing topics: {', '.join(missing)}")
             self._refuse_broken_clients()
             await asyncio.sleep(WATCH_SECONDS)
-
-    def _compare_counts(self, found: Mapping[str, int], settled: Mapping[str, int]) -> None:
-        # A broker that does not know a topic for a moment is one that has not answered.
-        if found.keys() == settled.keys():
-            self._broker_answered_at = time.monotonic()
-            if found != settled:
-                raise ConfigError(
-                    f"the topics' partitions changed while running: {settled} became {found}"
-                )
 
     def _refuse_broken_clients(self) -> None:
         """End the process rather than wait for a client that does nothing any more."""
@@ -279,15 +288,24 @@ class Worker:
 
     async def _end_when_drained(self, layout: Layout) -> None:
         """End the worker when all content that is there now has been decided, by whomever."""
-        topic, group = self._config.topics.content, self._config.group
         await self._joined.wait()
-        ranges = {p: await self._source.range(p) for p in layout.content_partitions}
+        ranges: dict[int, tuple[int, int]] = {}
         while True:
-            committed = await self._cluster.bookmarks(group, topic, ranges)
-            offsets = {p: committed[p][0] if p in committed else ranges[p][0] for p in ranges}
-            if all(offsets[p] >= end for p, (_, end) in ranges.items()):
-                return self.end()
+            try:
+                if len(ranges) < len(layout.content_partitions):
+                    ranges = {p: await self._source.range(p) for p in layout.content_partitions}
+                if await self._is_drained(ranges):
+                    return self.end()
+            except Exception as error:
+                # An outage ends nothing; what is there to be done is still to be done.
+                log.warning("cannot tell whether all is done", error=type(error).__name__)
             await asyncio.sleep(DRAINED_CHECK_SECONDS)
+
+    async def _is_drained(self, ranges: Mapping[int, tuple[int, int]]) -> bool:
+        topic, group = self._config.topics.content, self._config.group
+        committed = await self._cluster.bookmarks(group, topic, ranges)
+        offsets = {p: committed[p][0] if p in committed else ranges[p][0] for p in ranges}
+        return all(offsets[p] >= end for p, (_, end) in ranges.items())
 
     def _gauges(self) -> Iterator[Any]:
         return (assigned.gauges() for assigned, _ in list(self._assigned.values()))
@@ -330,14 +348,13 @@ def refuse_unsupported(policy: Policy) -> None:
         )
 
 
-def _collect_garbage_rarely() -> None:
-    """Keep the collector from walking through millions of subjects after every few records.
-
-    A batch makes tens of thousands of containers and frees them by their counts; what is left to
-    the collector are a few cycles of the event loop's.
-    """
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
+async def _close(what: str, stopping: Coroutine[Any, Any, None]) -> None:
+    # Kafka's clients wait for a broker that is away for as long as for any other answer.
+    try:
+        async with asyncio.timeout(REVOKE_SECONDS_MAX):
+            await stopping
+    except Exception as error:
+        log.warning("closing failed", what=what, error=repr(error))
 
 
 @contextmanager

@@ -6,14 +6,14 @@ had been forwarded before, and where that was retracted - each with the place of
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from consentgate.config import Config
 from consentgate.core.gate import SOURCE_HEADER
 from consentgate.core.ledger import LedgerRecord
-from consentgate.kafka.layout import Layout, read_layout
+from consentgate.kafka.layout import read_layout
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 
@@ -61,6 +61,14 @@ class _Entry:
     record: LedgerRecord
 
 
+class _Placed(NamedTuple):
+    """A record and where it stands."""
+
+    place: str  # topic-partition@offset
+    partition: int
+    record: Any
+
+
 async def make_receipt(config: Config, subject: str) -> Receipt:
     """Read the topics and gather what concerns the subject.
 
@@ -71,22 +79,24 @@ async def make_receipt(config: Config, subject: str) -> Receipt:
     settings = kafka_settings(config.kafka)
     layout = await read_layout(config)
 
-    async def records(topic: str) -> list[tuple[str, Any]]:
+    async def records(topic: str) -> list[_Placed]:
         return [
-            (f"{topic}-{record.partition}@{record.offset}", record)
-            async for record in read_topic(settings, topic, layout.counts[topic])
+            _Placed(f"{topic}-{partition}@{record.offset}", partition, record)
+            async for partition, record in read_topic(settings, topic, layout.counts[topic])
             if record.key == subject.encode()
         ]
 
     topics = config.topics
     entries = [
-        _Entry(f"{topics.decisions}-{record.partition}@{record.offset}", record.timestamp, entry)
-        async for record in read_topic(settings, topics.decisions, layout.counts[topics.decisions])
+        _Entry(f"{topics.decisions}-{partition}@{record.offset}", record.timestamp, entry)
+        async for partition, record in read_topic(
+            settings, topics.decisions, layout.counts[topics.decisions]
+        )
         if (entry := msgspec.json.decode(record.value, type=LedgerRecord)).group == config.group
     ]
     retractions = [
         (place, msgspec.json.decode(record.value))
-        for place, record in await records(topics.retractions)
+        for place, _, record in await records(topics.retractions)
     ]
     return Receipt(
         subject=subject,
@@ -95,13 +105,13 @@ async def make_receipt(config: Config, subject: str) -> Receipt:
                 consent=place,
                 appended_at=record.timestamp,
                 record=_readable(record.value),
-                effects=_effects(layout, entries, retractions, record),
+                effects=_effects(entries, retractions, _Placed(place, partition, record)),
             )
-            for place, record in await records(topics.consent)
+            for place, partition, record in await records(topics.consent)
         ],
         forwarded=[
             _forwarded(place, record, retractions)
-            for place, record in await records(topics.training)
+            for place, _, record in await records(topics.training)
         ],
     )
 
@@ -125,25 +135,25 @@ def receipt_lines(receipt: Receipt) -> list[str]:
 
 
 def _effects(
-    layout: Layout, entries: list[_Entry], retractions: list[tuple[str, Any]], change: Any
+    entries: list[_Entry], retractions: list[tuple[str, Any]], change: _Placed
 ) -> list[Effect]:
-    consent = f"{layout.topics.consent}-{change.partition}@{change.offset}"
     effects = {}
     for entry in entries:
         source = f"{entry.record.source.topic}-{entry.record.source.partition}"
-        covers = entry.record.consent.get(str(change.partition), 0) > change.offset
+        covers = entry.record.consent.get(str(change.partition), 0) > change.record.offset
         if covers and source not in effects:
             effects[source] = Effect(
                 source=source,
                 entry=entry.place,
                 hash=entry.record.hash,
                 committed_at=entry.appended_ms,
-                effect_ms=entry.appended_ms - change.timestamp,
+                effect_ms=entry.appended_ms - change.record.timestamp,
                 retraction=next(
                     (
                         place
                         for place, body in retractions
-                        if body["consent"] == consent and body["before"].startswith(f"{source}@")
+                        if body["consent"] == change.place
+                        and body["before"].startswith(f"{source}@")
                     ),
                     None,
                 ),

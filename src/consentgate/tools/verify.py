@@ -1,22 +1,26 @@
 """`consentgate verify`: S1 to S7 checked from the topics alone."""
 
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import orjson
 
 from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.decode import consent_decoder, content_decoder
 from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
-from consentgate.core.ledger import Chain, LedgerRecord
-from consentgate.core.model import UNREADABLE, ConsentState
+from consentgate.core.ledger import Chain, LedgerRecord, read_codes
+from consentgate.core.model import UNREADABLE, ConsentState, Verdict
 from consentgate.core.policy import Policy
 from consentgate.core.verify import PROPERTIES, ChainVerifier, Placed, Slice, Verification
+from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
+from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
@@ -28,10 +32,10 @@ _BROKER_TIME = 1
 async def verify(
     config: Config,
     policies: Sequence[Policy],
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int, int], None],
     is_signed: SignatureCheck | None = None,
 ) -> Verification:
-    """Check every chain of the group; `on_progress` gets the number of offsets just done.
+    """Check every chain of the group; `on_progress` gets offsets done and offsets in all.
 
     With `is_signed` every ledger entry must pass it.
 
@@ -43,10 +47,14 @@ async def verify(
     layout = await read_layout(config)
     verification = Verification()
     subject = _Subject(config, settings, layout, policies, is_signed)
+    collect_garbage_rarely()
+    total = await count_offsets(settings, config.topics.content, layout.content_partitions)
+    done = 0
     for partition in layout.content_partitions:
         walk = _ChainWalk(subject, partition, verification)
         async for offsets in walk.run():
-            on_progress(offsets)
+            done += offsets
+            on_progress(done, total)
     return verification
 
 
@@ -62,7 +70,8 @@ def verification_json(verification: Verification) -> dict[str, Any]:
             }
             for name, tally in verification.tallies.items()
         },
-        "exposed_records": verification.exposed_records,
+        "exposed_records_min": verification.exposed_records_min,
+        "exposed_records_max": verification.exposed_records_max,
         "exposure_ms_max": verification.exposure_ms_max,
     }
 
@@ -78,8 +87,9 @@ def verification_lines(verification: Verification) -> list[str]:
         lines += [f"     {finding}" for finding in tally.findings]
         lines += [f"     not checked: {why}, {n:,}" for why, n in tally.unchecked.items()]
     lines.append(
-        f"exposure: {verification.exposed_records:,} records were committed after their owners' "
-        f"withdrawals were appended, at most {verification.exposure_ms_max:,} ms after"
+        f"exposure: {verification.exposed_records_min:,} to {verification.exposed_records_max:,} "
+        "records were committed after their owners' withdrawals were appended, at most "
+        f"{verification.exposure_ms_max:,} ms after"
     )
     return lines
 
@@ -132,10 +142,17 @@ class _ChainWalk:
             retractions = await cursor(topics.retractions, at.retractions.partition)
             content = await cursor(topics.content, self._partition)
             consent = {p: await cursor(topics.consent, p) for p in self._table.frontier}
+            if training.start > 0:
+                self._verifier.expired(Verdict.FORWARD)
+            if quarantine.start > 0:
+                self._verifier.expired(Verdict.QUARANTINE)
             while (entry := await ledger.next()) is not None:
                 if entry.key != self._chain.key:
                     continue
-                record = msgspec.json.decode(entry.value, type=LedgerRecord)
+                record = _ledger_record(entry.value)
+                if record is None:
+                    self._verifier.unreadable(ledger.place(entry))
+                    continue
                 await self._apply_consent(consent, record.consent)
                 slice_ = Slice(
                     content=await self._content(content, record),
@@ -191,11 +208,9 @@ class _ChainWalk:
     async def _outputs(self, cursor: Cursor, record: LedgerRecord) -> list[Placed]:
         """The outputs that came of the entry's offsets."""
         found = []
-        while (output := await cursor.peek()) is not None:
+        last = record.source.last
+        for output in await cursor.take_while(lambda o: (self._source_offset(o) or 0) <= last):
             offset = self._source_offset(output)
-            if offset is not None and offset > record.source.last:
-                break
-            await cursor.next()
             if offset is None:
                 self._judge_stranger(cursor, output)
             elif offset < record.source.first:
@@ -206,20 +221,25 @@ class _ChainWalk:
 
     async def _retracted(self, cursor: Cursor, first: int) -> list[Placed]:
         """The retractions of the chain whose `before` is this offset."""
-        while (output := await cursor.peek()) is not None:
-            body = msgspec.json.decode(output.value)
-            name, _, before = str(body.get("before")).rpartition("@")
-            ours = f"{name}@".encode() == self._source
-            if ours and int(before) > first:
-                break
-            await cursor.next()
-            if ours:
-                placed = Placed(cursor.place(output), output)
-                self._retractions[str(body.get("consent"))] = (int(before), placed)
+        for output in await cursor.take_while(lambda o: (self._before(o) or 0) <= first):
+            before = self._before(output)
+            if before is not None:
+                consent = str(orjson.loads(output.value)["consent"])
+                self._retractions[consent] = (before, Placed(cursor.place(output), output))
         self._retractions = {
             consent: kept for consent, kept in self._retractions.items() if kept[0] >= first
         }
         return [placed for _, placed in self._retractions.values()]
+
+    def _before(self, retraction: Any) -> int | None:
+        """The content offset before which it retracts; None where it is none of this chain's."""
+        try:
+            body = orjson.loads(retraction.value or b"")
+            name, _, offset = str(body["before"]).rpartition("@")
+            _ = body["consent"]
+            return int(offset) if f"{name}@".encode() == self._source else None
+        except (ValueError, KeyError, TypeError):
+            return None
 
     async def _rest(self, cursor: Cursor, what: str) -> None:
         """Outputs behind the last entry, for which there is no outcome."""
@@ -239,13 +259,13 @@ class _ChainWalk:
 
     def _source_offset(self, output: Any) -> int | None:
         """The content offset of which the output came; None where it is not of this chain."""
-        headers = dict(output.headers)
-        source = headers.get(SOURCE_HEADER)
-        if source is None and "__connect.errors.offset" in headers:
-            topic = headers.get("__connect.errors.topic") or b""
-            partition = headers.get("__connect.errors.partition") or b""
-            source = topic + b"-" + partition + b"@" + (headers["__connect.errors.offset"] or b"")
-        if source is None or not source.startswith(self._source):
+        source = b""
+        for name, value in output.headers:
+            if name == SOURCE_HEADER:
+                source = value or b""
+        if not source and output.headers:
+            source = _quarantine_source(dict(output.headers))
+        if not source.startswith(self._source):
             return None
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
@@ -261,3 +281,21 @@ class _ChainWalk:
             limits=config.limits.of_content(),
             key_is_subject=config.content.key_is_subject,
         )
+
+
+def _ledger_record(value: bytes | None) -> LedgerRecord | None:
+    """The entry in a ledger record's value; None where nobody can make sense of it."""
+    try:
+        record = msgspec.json.decode(value or b"", type=LedgerRecord)
+        read_codes(record.outcomes)
+    except (ValueError, LookupError, zlib.error):
+        return None
+    return record
+
+
+def _quarantine_source(headers: Mapping[str, bytes | None]) -> bytes:
+    """Where a quarantined record came from, as topic-partition@offset."""
+    topic, partition, offset = (
+        headers.get(f"__connect.errors.{name}") or b"" for name in ("topic", "partition", "offset")
+    )
+    return topic + b"-" + partition + b"@" + offset

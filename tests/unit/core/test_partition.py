@@ -20,6 +20,7 @@ from consentgate.core.partition import (
     BATCH_RECORDS_MAX,
     CHANGES_MAX,
     IDLE_MS,
+    URGENT_RECORDS_MAX,
     Abort,
     Aborted,
     AwaitFrontier,
@@ -54,6 +55,7 @@ from consentgate.core.policy import Basis, Policy, Rule
 
 NOW_MS = 1_726_826_400_000
 FIRST = 100
+BEHIND = "the consent view is behind"
 SUBJECTS = (b"m0", b"m1", b"m2", b"m3")
 GRANTED = consent_state("GB", True, Choice.GRANTED)
 WITHDRAWN = consent_state("GB", True, Choice.WITHDRAWN)
@@ -124,7 +126,7 @@ class Hand:
             ReadClock: self._read_clock,
             ReadPosition: lambda _: self.position,
             ReadHighWatermarks: lambda _: dict(self.table.frontier),
-            AwaitFrontier: lambda step: self.table.covers(step.high_watermarks),
+            AwaitFrontier: lambda step: None if self.table.covers(step.high_watermarks) else BEHIND,
             WatchConsent: lambda _: dict(self.table.frontier),
             ReadChanges: self._read_changes,
             Seek: self._seek,
@@ -267,12 +269,11 @@ def withdrawing(hand: Hand, *subjects: bytes) -> Callable[[Step[Any]], Any]:
     left = list(subjects)
     count = 0
 
-    def passed(step: Step[Any]) -> bool:
+    def passed(step: Step[Any]) -> None:
         nonlocal count
         count += 1
         if count % 2 == 0 and left:
             hand.changes(left.pop(0), WITHDRAWN)
-        return True
 
     return passed
 
@@ -489,8 +490,8 @@ def test_a_committed_batch_is_reported_with_its_times() -> None:
     assert times == sorted(set(times))
     assert event.outcome.decided_at_ms == event.fresh.unix_ms
     # From the reading of the clock before the first barrier to the one before the commit.
-    assert event.exposure_ms == event.sent.monotonic_ms - event.fetched.monotonic_ms - 1
-    assert event.exposure_ms > 1_000
+    assert event.age_ms == event.sent.monotonic_ms - event.fetched.monotonic_ms - 1
+    assert event.age_ms > 1_000
 
 
 def test_idle_with_an_unchanged_frontier_commits_nothing() -> None:
@@ -593,6 +594,16 @@ def test_a_change_is_retracted_in_the_transaction_that_covers_it_and_in_no_other
     retracted = [[output.key for output in each.retractions] for each in hand.committed()]
     assert retracted == [[], [b"m3"], []]
     assert [outcome.frontier for outcome in hand.committed()] == [{3: 50}, {3: 51}, {3: 51}]
+
+
+def test_while_a_change_waits_for_its_commit_batches_are_small() -> None:
+    hand = working(4)
+    assert hand.until(Fetch).records_max == BATCH_RECORDS_MAX
+    hand.past(Commit)
+    hand.changes(b"m3", WITHDRAWN)
+    assert hand.until(Fetch).records_max == URGENT_RECORDS_MAX
+    hand.past(Commit)
+    assert hand.until(Fetch).records_max == BATCH_RECORDS_MAX
 
 
 def test_a_grant_is_no_retraction() -> None:
@@ -785,19 +796,19 @@ def test_a_smaller_batch_is_followed_by_larger_ones() -> None:
 def test_a_view_that_does_not_catch_up_stalls_without_deciding() -> None:
     hand = working()
     hand.past(Fetch)
-    hand.answers[AwaitFrontier] = lambda _: False
+    hand.answers[AwaitFrontier] = lambda _: BEHIND
     for _ in range(4):
         hand.past(AwaitFrontier)
     assert names(hand.done) == ["Fetch", *["ReadHighWatermarks", "AwaitFrontier"] * 4]
     assert hand.partition.phase is Phase.STALLED
-    assert hand.whys(Stalled) == ["the consent view does not catch up with the consent topic"]
+    assert hand.whys(Stalled) == [BEHIND]
     assert hand.partition.stalled_because == hand.whys(Stalled)[0]
 
 
 def test_a_stalled_partition_goes_on_with_the_same_batch_when_the_view_has_caught_up() -> None:
     hand = working()
     hand.past(Fetch)
-    hand.answers[AwaitFrontier] = lambda _: False
+    hand.answers[AwaitFrontier] = lambda _: BEHIND
     for _ in range(2):
         hand.past(AwaitFrontier)
     del hand.answers[AwaitFrontier]
@@ -812,9 +823,9 @@ def test_time_spent_stalled_is_no_exposure() -> None:
     hand = working(max_exposure_ms=1_000)
     hand.past(Fetch)
 
-    def too_late(step: AwaitFrontier) -> bool:
+    def too_late(step: AwaitFrontier) -> str:
         hand.now_ms += 3_000
-        return False
+        return BEHIND
 
     hand.answers[AwaitFrontier] = too_late
     hand.past(AwaitFrontier)
@@ -826,9 +837,9 @@ def test_a_view_that_falls_behind_before_the_commit_stalls_and_exposes() -> None
     hand = working(max_exposure_ms=1_000)
     hand.past(SendOffset)
 
-    def too_late(step: AwaitFrontier) -> bool:
+    def too_late(step: AwaitFrontier) -> str:
         hand.now_ms += 3_000
-        return False
+        return BEHIND
 
     hand.answers[AwaitFrontier] = too_late
     hand.past(AwaitFrontier)
@@ -845,12 +856,11 @@ def newborn() -> Hand:
     hand.publish(batch())
     barriers = 0
 
-    def passed(step: AwaitFrontier) -> bool:
+    def passed(step: AwaitFrontier) -> None:
         nonlocal barriers
         barriers += 1
         if barriers == 3:  # The first is of the take-over, the second comes before judging.
             hand.changes(b"m1", WITHDRAWN)
-        return True
 
     hand.answers[AwaitFrontier] = passed
     return hand
@@ -1107,7 +1117,7 @@ def test_a_partition_that_is_stopped_before_its_first_step_only_drops_the_produc
 def test_stopping_ends_a_stall() -> None:
     hand = working()
     hand.past(Fetch)
-    hand.answers[AwaitFrontier] = lambda _: False
+    hand.answers[AwaitFrontier] = lambda _: BEHIND
     hand.past(AwaitFrontier)
     hand.partition.stop()
     assert hand.to_the_end() == ["ReadHighWatermarks", "AwaitFrontier", "Retire"]
@@ -1115,7 +1125,7 @@ def test_stopping_ends_a_stall() -> None:
 
 def test_stopping_ends_a_bootstrap() -> None:
     hand = Hand()
-    hand.answers[AwaitFrontier] = lambda _: False
+    hand.answers[AwaitFrontier] = lambda _: BEHIND
     hand.past(AwaitFrontier)
     hand.partition.stop()
     assert hand.to_the_end() == ["ReadHighWatermarks", "AwaitFrontier", "Retire"]

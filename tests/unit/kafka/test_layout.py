@@ -25,7 +25,7 @@ def layout(scope: str, content: int = 4, consent: int = 4, outputs: int = 4) -> 
         TOPICS.quarantine: outputs,
         TOPICS.retractions: 2,
     }
-    return Layout(TOPICS, counts, scope, 86_400_000)  # type: ignore[arg-type]
+    return Layout(TOPICS, counts, scope, 86_400_000, 86_400_000)  # type: ignore[arg-type]
 
 
 # The first start.

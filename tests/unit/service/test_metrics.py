@@ -25,6 +25,7 @@ from consentgate.core.partition import (
     Stalled,
 )
 from consentgate.core.policy import Basis, Policy, Rule
+from consentgate.service.assigned import exposures_ms
 from consentgate.service.metrics import Metrics, PartitionGauges
 
 NOW_MS = 1_726_826_400_000
@@ -102,7 +103,7 @@ def committed(*records: Content, unreadable: tuple[int, ...] = ()) -> Committed:
         Moment(NOW_MS + late_ms, 7_000 + late_ms) for late_ms in (0, 10, 210, 610, 3_610)
     )
     made = outcome(*records, unreadable=unreadable)
-    return Committed(made, fetched, fresh, judged, sent, done, exposure_ms=600)
+    return Committed(made, fetched, fresh, judged, sent, done, age_ms=600)
 
 
 MIXED = (post(1, "alice"), post(2, "bob"), post(5, "carol"), Content(6, b"alice", None))
@@ -184,7 +185,7 @@ def test_the_time_of_each_stage_is_measured(watched: Watched) -> None:
         ("send",): 0.4,
         ("commit",): 3.0,
     }
-    assert watched.value("consentgate_exposure_seconds_sum") == 0.6
+    assert watched.value("consentgate_decision_age_seconds_sum") == 0.6
 
 
 def test_latency_is_that_of_the_oldest_record_of_a_batch(watched: Watched) -> None:
@@ -208,10 +209,25 @@ def test_a_commit_without_content_says_nothing_of_latency(watched: Watched) -> N
 
 
 def test_the_effect_of_a_withdrawal_is_measured_in_seconds(watched: Watched) -> None:
-    watched.metrics.observe_effect_ms(1_500)
-    watched.metrics.observe_effect_ms(-20)  # Clocks differ.
+    watched.metrics.observe_withdrawal(1_500, 30)
+    watched.metrics.observe_withdrawal(-20, 0)  # Clocks differ.
     assert watched.value("consentgate_withdrawal_effect_seconds_sum") == 1.5
     assert watched.value("consentgate_withdrawal_effect_seconds_count") == 2
+    assert watched.value("consentgate_exposure_seconds_sum") == 0.03
+    assert watched.value("consentgate_exposure_seconds_count") == 2
+
+
+def test_exposed_is_whose_record_was_committed_after_their_change() -> None:
+    last = committed(post(1, "alice"), post(2, "bob"))  # Bob's was not forwarded.
+    ended_ms = last.committed.unix_ms
+
+    def exposures(*changes: tuple[bytes, int], since: Committed | None = last) -> list[int]:
+        made = [ConsentChange(0, 0, ended_ms - before_ms, who, None) for who, before_ms in changes]
+        return list(exposures_ms(since, made))
+
+    assert exposures((b"alice", 40), (b"bob", 40), (b"carol", 40), (b"alice", -5)) == [40, 0, 0, 0]
+    assert exposures((b"alice", 40), since=None) == [0]
+    assert exposures() == []
 
 
 # What belongs to a partition, and to the worker.
@@ -274,7 +290,7 @@ def busy() -> Watched:
     watched.partitions = [gauges(0)]
     for event in (committed(*MIXED), Aborted("alice"), Recycled("alice"), Stalled("alice"), READY):
         watched.metrics.observe(event)
-    watched.metrics.observe_effect_ms(5)
+    watched.metrics.observe_withdrawal(5, 0)
     watched.metrics.rebalances.inc()
     watched.metrics.consent_misplaced.inc()
     watched.metrics.consent_unreadable.labels("not-json").inc()
