@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
-from consentgate.core.partition import Changes
+from consentgate.core.partition import Changes, StepFailed
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.followed import FollowedTable, Listener
@@ -190,6 +190,9 @@ class ConsentView:
 
         What they left is judged by the record alone, except where the table says that the subject
         is unreadable, because several partitions hold it.
+
+        Raises:
+            StepFailed: if a partition ends below `until`.
         """
         changes: list[ConsentChange] = []
         frontier = dict(since)
@@ -201,6 +204,11 @@ class ConsentView:
             records, frontier[partition] = await read_range(
                 self._settings, self._at(partition), offsets, left
             )
+            if frontier[partition] < until[partition] and len(records) < left:
+                # Nobody may take what is gone for a time without changes.
+                raise StepFailed(
+                    f"the consent topic {self._topic} ends before the changes that are to be read"
+                )
             for record in records:
                 if record.key is not None:
                     held = table.holdings.get(record.key)
