@@ -6,7 +6,6 @@ times, measures how long the recovery takes, and lets `checker.py` look at the t
 """
 
 import asyncio
-import json
 import random
 import shutil
 import signal
@@ -82,8 +81,8 @@ class Scenario:
     partitions: int = 4
     kafka: Mapping[str, Any] = field(default_factory=dict)
     """Further client settings of the workers."""
-    broker: Mapping[str, str] = field(default_factory=dict)
-    """Further settings of the broker."""
+    broker: Callable[..., EmbeddedKafka] = EmbeddedKafka
+    broker_settings: Mapping[str, str] = field(default_factory=dict)
     make_broker: Callable[..., EmbeddedKafka] = EmbeddedKafka
     """Called as `EmbeddedKafka` is."""
     surround: "Callable[[Arena], AbstractAsyncContextManager[Any]]" = nothing
@@ -164,15 +163,38 @@ class Arena:
         self.retired.append(worker)
         assert code in codes, f"a worker ended with {code}, not {codes}: {worker.errors()[-2000:]}"
 
-    async def working(self) -> WorkerProcess:
-        """A worker that has partitions, of which each is ready."""
+    async def replace(self, *tampering: str) -> WorkerProcess:
+        """Have the oldest worker leave, and another one come, tampered with or not."""
+        leaving = self.workers[0]
+        await self.leave(leaving)
+        return await self.start_worker(*tampering)
 
-        def first() -> WorkerProcess | None:
-            return next((w for w in self.workers if w.running and w.all_ready()), None)
+    async def leave(self, worker: WorkerProcess) -> None:
+        """Have a worker leave politely."""
+        worker.signal(signal.SIGTERM)
+        # It may not have been up to catching signals yet.
+        await self.ended(worker, 0, -signal.SIGTERM)
 
-        worker = await until(first, "a worker is ready", RECOVERY_SECONDS_MAX)
-        assert isinstance(worker, WorkerProcess)
-        return worker
+    def working(self) -> list[WorkerProcess]:
+        """The workers that have partitions, of which each is ready."""
+        return [worker for worker in self.workers if worker.running and worker.all_ready()]
+
+    async def owner(self, partition: int) -> WorkerProcess:
+        """The worker that has this partition, and is ready."""
+
+        def find() -> WorkerProcess | None:
+            owners = [w for w in self.working() if partition in w.assigned()]
+            # Somebody who has not noticed a rebalance yet may name it, too.
+            return owners[0] if len(owners) == 1 else None
+
+        owner = await until(find, f"somebody has partition {partition}", RECOVERY_SECONDS_MAX)
+        assert isinstance(owner, WorkerProcess)
+        return owner
+
+    async def tampered(self, worker: WorkerProcess, seconds: float = 60.0) -> dict[str, Any]:
+        """Wait until the point is reached at which the worker was tampered with; the log's line."""
+        lines = await until(lambda: worker.logged("tampered"), "the point is reached", seconds)
+        return dict(lines[0])
 
     async def under_way(self) -> None:
         """Wait until every partition commits, with more to do, and a transaction is open."""
@@ -205,20 +227,18 @@ class Arena:
         await self.watch.two_commits_of_each(since)
         return time.monotonic() - at
 
-    def surprises(self) -> list[str]:
-        """Workers that have ended without being meant to."""
-        return [
-            f"a worker ended by itself: {worker.errors()[-2000:]}"
-            for worker in self.workers
-            if not worker.running
-        ]
+    async def surprises(self) -> list[str]:
+        """Put others in the place of workers that have ended without being meant to."""
+        dead = [worker for worker in self.workers if not worker.running]
+        for worker in dead:
+            self.workers.remove(worker)
+            self.retired.append(worker)
+            await self.start_worker()
+        return [f"a worker ended by itself: {worker.errors()[-2000:]}" for worker in dead]
 
     async def stop_workers(self) -> None:
         """End all workers politely."""
-        for worker in self.workers:
-            worker.signal(signal.SIGTERM)
-        for worker in list(self.workers):
-            await self.ended(worker, 0)
+        await asyncio.gather(*map(self.leave, list(self.workers)))
 
     async def tear_down(self) -> None:
         """End what still runs."""
@@ -285,6 +305,7 @@ class Load:
         """So many records of each content partition have been acknowledged."""
         self.floor = dict.fromkeys(partitions, 0)
         """Up to here each consent partition has been acknowledged."""
+        self._gone: set[str] = set()
 
     def partition_of(self, person: str) -> int:
         """Where the records of this person's are."""
@@ -301,29 +322,39 @@ class Load:
 
     async def _post(self, partition: int) -> None:
         self._round += 1
+        await self._append(partition, self._people[partition])
+
+    async def _append(self, partition: int, people: Sequence[str]) -> None:
         headers = ((FLOOR_HEADER, str(self.floor[partition]).encode()),)
-        posts = [
-            post(person, f"{self._round}")._replace(headers=headers)
-            for person in self._people[partition]
-        ]
+        posts = [post(p, f"{self._round}")._replace(headers=headers) for p in people]
         await persistently(
             lambda: self._site.feed.many(self._site.content, posts, partition, SMALL_BYTES)
         )
         self.ends[partition] += len(posts)
 
     async def change_for_ever(self) -> None:
-        """Have people change their minds, some of them for good."""
+        """Have people change their minds."""
         while True:
-            people = self._random.sample(PEOPLE, CHANGES)
-            await asyncio.gather(*(self.choose(p, self._choice(p)) for p in people))
+            people = [p for p in self._random.sample(PEOPLE, CHANGES) if p not in self._gone]
+            await asyncio.gather(*(self._choose(p, self._choice(p)) for p in people))
             await asyncio.sleep(CHANGE_SECONDS)
+
+    async def withdraw(self, person: str) -> None:
+        """Have somebody withdraw for good, and then post."""
+        self._gone.add(person)
+        await self._choose(person, consent(person, "withdrawn"))
+        await self._append(self.partition_of(person), [person])
+
+    def withdrawable(self, partition: int) -> list[str]:
+        """Who of this partition's people has not withdrawn for good."""
+        return [person for person in self._people[partition] if person not in self._gone]
 
     def _choice(self, person: str) -> Sent:
         choice = self._random.choice(("granted", "granted", "withdrawn", "withdrawn", None))
         # None: the person's record is deleted.
         return consent(person, choice) if choice else Sent(person.encode(), None)
 
-    async def choose(self, person: str, sent: Sent) -> None:
+    async def _choose(self, person: str, sent: Sent) -> None:
         """Append a consent record and raise the floor when it is acknowledged."""
         offset = await persistently(lambda: self._site.feed.one(self._site.consent, sent))
         partition = self.partition_of(person)
@@ -353,7 +384,7 @@ async def run(
     directory = Path(tempfile.mkdtemp(prefix=f"consentgate-{scenario.name}-"))
     try:
         async with _arena(scenario, seed, directory) as arena:
-            result = await _run_in(arena, scenario, seed, injections, records, progress)
+            result = await _run_in(arena, seed, injections, records, progress)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -381,12 +412,12 @@ async def _arena(scenario: Scenario, seed: int, directory: Path) -> AsyncIterato
 
 async def _run_in(
     arena: Arena,
-    scenario: Scenario,
     seed: int,
     injections: int,
     records: int,
     progress: Callable[[int, int], None],
 ) -> Result:
+    scenario = arena.scenario
     rng = random.Random(f"{scenario.name} {seed}")
     recovery_seconds: list[float] = []
     problems: list[str] = []
@@ -408,7 +439,7 @@ async def _run_in(
         for number in range(injections):
             await reach(number * records // injections)
             recovery_seconds.append(await arena.injected(rng))
-            problems += arena.surprises()
+            problems += await arena.surprises()
             if problems:
                 break
         await reach(records)
@@ -419,7 +450,7 @@ async def _run_in(
     problems += failures
     try:
         await arena.site.decided(DRAIN_SECONDS_MAX)
-        problems += arena.surprises()
+        problems += await arena.surprises()
         await arena.stop_workers()
     except (AssertionError, TimeoutError) as error:
         problems.append(f"at the end: {error!r}")
