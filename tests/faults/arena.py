@@ -81,9 +81,9 @@ class Scenario:
     partitions: int = 4
     kafka: Mapping[str, Any] = field(default_factory=dict)
     """Further client settings of the workers."""
-    broker: Callable[..., EmbeddedKafka] = EmbeddedKafka
-    broker_settings: Mapping[str, str] = field(default_factory=dict)
     make_broker: Callable[..., EmbeddedKafka] = EmbeddedKafka
+    broker: Mapping[str, str] = field(default_factory=dict)
+    """Further settings of the broker."""
     """Called as `EmbeddedKafka` is."""
     surround: "Callable[[Arena], AbstractAsyncContextManager[Any]]" = nothing
     """Entered when the broker is there, but neither topics nor workers; what it yields is then
