@@ -56,17 +56,12 @@ class Tampering:
         return point == self._point and self._left == 0
 
     async def reach(self, point: str, **what: Any) -> None:
-        """Do what is due at this point."""
+        """Halt or hold where it is due."""
         if not self.is_due(point):
             return
-        match self._action:
-            case "hold":
-                await self.hold(**what)
-            case "halt":
-                self.halt(**what)
-            case "raise":
-                self.say(**what)
-                raise RuntimeError(f"raised on purpose, {point}")
+        if self._action == "halt":
+            self.halt(**what)
+        await self.hold(**what)
 
     async def hold(self, **what: Any) -> None:
         """Let time pass, here and in nothing else."""
@@ -85,6 +80,12 @@ class Tampering:
         """End this process as a crash would."""
         self.say(**what)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def raise_if_due(self, point: str, **what: Any) -> None:
+        """Fail where it is due."""
+        if self.is_due(point):
+            self.say(**what)
+            raise RuntimeError(f"raised on purpose, {point}")
 
     def say(self, **what: Any) -> None:
         """Write that it happens."""
@@ -162,23 +163,17 @@ def tamper_with_listeners(tampering: Tampering) -> None:
         await revoke(worker, partitions)
 
     def reach_and_take(worker: Worker, number: int) -> None:
-        _raise_if_due(tampering, "taken", number)
+        tampering.raise_if_due("taken", partition=number)
         take(worker, number)
 
     def reach_and_stop(assigned: AssignedPartition) -> None:
-        _raise_if_due(tampering, "stopped", assigned.number)
+        tampering.raise_if_due("stopped", partition=assigned.number)
         stop(assigned)
 
     Worker._assign = reach_and_assign  # type: ignore[method-assign]
     Worker._revoke = reach_and_revoke  # type: ignore[method-assign]
     Worker._take = reach_and_take  # type: ignore[method-assign]
     AssignedPartition.stop = reach_and_stop  # type: ignore[method-assign]
-
-
-def _raise_if_due(tampering: Tampering, point: str, partition: int) -> None:
-    if tampering.is_due(point):
-        tampering.say(partition=partition)
-        raise RuntimeError(f"raised on purpose, {point}")
 
 
 if __name__ == "__main__":

@@ -384,7 +384,8 @@ def _consent_problems(seen: Seen) -> Iterator[str]:
 
 def _wrong_reason(record: Kept, entry: Entry, histories: "_Histories") -> str | None:
     reason = entry.reason(record.offset)
-    assert reason is not None
+    if reason is None:
+        return "is no record, says the ledger"
     if record.headers is None:
         return None if reason == "undecodable" else f"is {reason}, but cannot be read"
     if record.value is None:
