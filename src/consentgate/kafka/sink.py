@@ -81,6 +81,9 @@ class TransactionalSink:
         offset = OffsetAndMetadata(0, "")  # Whatever it is, it is not committed.
         await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
         await self._producer.abort_transaction()
+        if self._lost_connections:
+            # What was sent on it may still arrive, and end the next transaction in its midst.
+            raise StepFailed("the connection was lost while a new producer began")
 
     async def send(self, outcome: BatchOutcome) -> None:
         """Begin a transaction and write the outcome; every record is acknowledged on return.
