@@ -26,8 +26,6 @@ from consentgate.tools.broker import HOST, EmbeddedKafka
 
 BUFFER_BYTES = 1 << 20
 
-FOR_EVER = 2**31
-
 
 class Api(enum.IntEnum):
     """Requests that rules are about, by Kafka's numbers."""
@@ -45,7 +43,18 @@ class Api(enum.IntEnum):
     TXN_OFFSET_COMMIT = 28
 
 
-@dataclass(slots=True)
+TRANSACTIONAL = {
+    Api.PRODUCE: 8,
+    Api.INIT_PRODUCER_ID: 1,
+    Api.ADD_PARTITIONS_TO_TXN: 2,
+    Api.ADD_OFFSETS_TO_TXN: 2,
+    Api.END_TXN: 2,
+    Api.TXN_OFFSET_COMMIT: 2,
+}
+"""Begin with a transactional id. Up to these versions a string has a length of two bytes."""
+
+
+@dataclass(slots=True, eq=False)
 class Request:
     """One request on its way; the times are monotonic, and None until it has come so far."""
 
@@ -59,6 +68,7 @@ class Request:
     passed_at: float | None = None
     answered_at: float | None = None
     returned_at: float | None = None
+    answer: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def parse(cls, connection: int, frame: bytes) -> Self:
@@ -67,15 +77,25 @@ class Request:
         client_id = None if length < 0 else frame[10 : 10 + length].decode()
         return cls(connection, api_key, api_version, correlation_id, client_id, frame)
 
-    def ends_transaction(self, transactional_id: str, *, commit: bool) -> bool:
-        """Whether it is an EndTxn that commits (or aborts) the transaction of this id."""
-        if self.api_key != Api.END_TXN:
-            return False
-        assert self.api_version < 3, "later versions are encoded otherwise"
-        encoded = transactional_id.encode()
-        body = self.frame[10 + len((self.client_id or "").encode()) :]
-        (length,) = struct.unpack_from(">h", body)
-        return body[2 : 2 + length] == encoded and body[-1] == int(commit)
+    @property
+    def transactional_id(self) -> str | None:
+        """Whose transaction it is about, if it is about one."""
+        if self.api_key not in TRANSACTIONAL:
+            return None
+        length, text = self._body()
+        return None if length < 0 else text[:length].decode()
+
+    @property
+    def commits(self) -> bool:
+        """Whether it is an EndTxn that commits."""
+        return self.api_key == Api.END_TXN and self.frame[-1] == 1
+
+    def _body(self) -> tuple[int, bytes]:
+        """The length of the string that the request begins with, and what follows."""
+        assert self.api_version <= TRANSACTIONAL[self.api_key], "encoded as it is known here"
+        start = 10 + len((self.client_id or "").encode())
+        (length,) = struct.unpack_from(">h", self.frame, start)
+        return length, self.frame[start + 2 :]
 
 
 Predicate = Callable[[Request], bool]
@@ -235,6 +255,16 @@ class Proxy:
         """Undo `cut`."""
         self._cut.pop(client_id).set()
 
+    def forget(self, client_id: str) -> int:
+        """Let all connections that the client has be of no use for ever, and close none; how many.
+
+        So does a firewall that has lost its state. New connections work.
+        """
+        links = self._links_of(client_id)
+        for link in links:
+            link.broker_is_deaf = link.client_is_deaf = True
+        return len(links)
+
     def connections(self, client_id: str) -> int:
         """How many connections the client has open."""
         return len(self._links_of(client_id))
@@ -262,16 +292,12 @@ class Proxy:
     def _links_of(self, client_id: str) -> list["Link"]:
         return [link for link in self._links if link.client_id == client_id and link.is_open]
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._numbers += 1
         link = Link(self, self._numbers, reader, writer)
-        task = asyncio.current_task()
-        assert task is not None, "in a task"
+        task = asyncio.create_task(link.run(self._broker_port))
         self._links[link] = task
-        try:
-            await link.run(self._broker_port)
-        finally:
-            del self._links[link]
+        task.add_done_callback(lambda _: self._links.pop(link))
 
 
 class Link:
@@ -365,7 +391,7 @@ class Link:
             request, action = self._under_way.popleft()
             (correlation_id,) = struct.unpack_from(">i", frame)
             assert correlation_id == request.correlation_id, "a broker answers in order"
-            request.answered_at = time.monotonic()
+            request.answered_at, request.answer = time.monotonic(), frame
             await self._proxy.passable(self.client_id)
             if not self.client_is_deaf:
                 await action.response(self, request, frame)

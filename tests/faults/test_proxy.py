@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from consentgate.kafka.unanswered import closing_unanswered
 from harness import until
 from proxy import (
     Api,
@@ -81,7 +82,7 @@ def asked(name: str, api: Api) -> Predicate:
 
 
 def commit_of(name: str) -> Predicate:
-    return lambda request: request.ends_transaction(name, commit=True)
+    return lambda request: request.commits and request.transactional_id == name
 
 
 class Reader:
@@ -256,6 +257,15 @@ async def test_all_connections_are_reset(proxy: Proxy, topic: str, reader: Reade
     assert await reader.values() == [b"1"]
 
 
+async def test_connections_that_are_forgotten(proxy: Proxy, topic: str, reader: Reader) -> None:
+    async with producing(proxy, topic) as producer:
+        await producer.begin_transaction()
+        await send(producer, topic, b"1")
+        assert proxy.forget(topic) == 2
+        assert await seconds_of(producer.commit_transaction()) >= REQUEST_TIMEOUT_MS / 1000
+    assert await reader.values() == [b"1"]
+
+
 # Why a producer is not used again after any doubt.
 
 
@@ -298,3 +308,44 @@ async def test_a_new_producer_is_safe_from_what_its_predecessor_sent(
         await until(lambda: late.landed[0].answered_at, "the first request arrives")
         await producer.abort_transaction()
     assert await reader.values() == [b"1"]
+
+
+# Why whoever gives up waiting for the end of a partition closes the connection.
+
+
+@asynccontextmanager
+async def asking(proxy: Proxy, name: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer behind the proxy that only asks for offsets, with one connection for it."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=proxy.bootstrap_servers,
+        client_id=name,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        fetch_max_wait_ms=REQUEST_TIMEOUT_MS // 2,
+    )
+    async with consumer:
+        await consumer.end_offsets([TopicPartition(name, 0)])
+        yield consumer
+
+
+async def test_a_consumer_stays_with_a_connection_that_does_not_answer(
+    proxy: Proxy, topic: str
+) -> None:
+    async with asking(proxy, topic) as consumer:
+        assert proxy.forget(topic) == 1
+        for _ in range(3):
+            with pytest.raises(KafkaTimeoutError):
+                await consumer.end_offsets([TopicPartition(topic, 0)])
+        assert proxy.connections(topic) == 1
+
+
+@pytest.mark.parametrize("patience_seconds", [0.3, 3.0])
+async def test_a_connection_that_does_not_answer_is_left(
+    proxy: Proxy, topic: str, patience_seconds: float
+) -> None:
+    async with asking(proxy, topic) as consumer:
+        assert proxy.forget(topic) == 1
+        with pytest.raises((TimeoutError, KafkaTimeoutError)):
+            async with asyncio.timeout(patience_seconds), closing_unanswered(consumer._client):
+                await consumer.end_offsets([TopicPartition(topic, 0)])
+        async with asyncio.timeout(patience_seconds):
+            assert await consumer.end_offsets([TopicPartition(topic, 0)])
