@@ -1,6 +1,8 @@
 """Runs the command line under a client id of its own, and with steps that are given up sooner.
 
     python impatient.py CLIENT_ID STEP_SECONDS run -c ...
+
+By the client id a proxy tells the workers apart.
 """
 
 import os

@@ -416,7 +416,7 @@ SCENARIOS = (
     ),
     *(
         behind(
-            f"{name}-answer-lost-default-time-outs",
+            f"{name}-answer-lost-patient",
             f"The answers to some requests {what} are lost, and the connections stay.",
             partial(befall_some, matches=asks(api), action=SwallowResponse(), times=LOST_TIMES),
             PATIENT_STEP_SECONDS,
@@ -436,7 +436,7 @@ SCENARIOS = (
         QUICK_SOCKET,
     ),
     behind(
-        "cut-default-time-outs",
+        "cut-patient",
         "Nothing comes through for some seconds, either way, and no connection is closed.",
         cut_all,
         PATIENT_STEP_SECONDS,
@@ -449,7 +449,7 @@ SCENARIOS = (
         QUICK_SOCKET,
     ),
     behind(
-        "forgotten-default-time-outs",
+        "forgotten-patient",
         "All connections that there are lead nowhere any more; new ones work.",
         forget_all,
         PATIENT_STEP_SECONDS,
