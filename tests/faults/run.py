@@ -6,6 +6,7 @@ replayed: `make faults ARGS="worker-zombie --seed 7"`.
 
 import argparse
 import asyncio
+import logging
 import os
 import platform
 import random
@@ -93,6 +94,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    # The clients of the load complain of what is done on purpose.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     scenarios = [SCENARIOS[name] for name in args.scenarios or SCENARIOS]
     if args.soak_minutes is None:
         seed = 1 if args.seed is None else args.seed

@@ -261,7 +261,7 @@ def tally(seen: Seen) -> Tally:
     against = [
         source
         for source in forwarded
-        if histories.reason(keys[source], frontiers.get(source, {})) not in FORWARD
+        if histories.reason(keys.get(source, b""), frontiers.get(source, {})) not in FORWARD
     ]
     return Tally(len(lost), forwarded.total() - len(forwarded), len(against))
 
