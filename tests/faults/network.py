@@ -61,24 +61,23 @@ async def behind_proxy(arena: Arena, *, step_seconds: float) -> AsyncIterator[Pr
     assert isinstance(arena.kafka, ProxiedKafka), "tells of the proxy"
     async with arena.kafka.proxy() as proxy:
         arena.worker_kafka["bootstrap.servers"] = proxy.bootstrap_servers
-        arena.program = lambda number: (str(IMPATIENT), client_id(number), str(step_seconds))
+        arena.program = lambda number: (str(IMPATIENT), f"worker-{number}", str(step_seconds))
         yield proxy
 
 
-def client_id(number: int) -> str:
-    """The client id of the worker of this number."""
-    return f"worker-{number}"
-
-
 def worker_of(arena: Arena, request: Request) -> WorkerProcess:
-    """Whose request it is; none of these scenarios takes a worker out."""
-    assert request.client_id is not None
-    return arena.workers[int(request.client_id.rpartition("-")[2])]
+    """Whose request it is."""
+    return next(worker for worker in arena.workers if client_of(worker) == request.client_id)
+
+
+def client_of(worker: WorkerProcess) -> str:
+    """The worker's client id, which is the name of its log."""
+    return worker._log_path.stem
 
 
 def clients(arena: Arena) -> list[str]:
     """The client ids of all workers."""
-    return [client_id(number) for number in range(len(arena.workers))]
+    return [client_of(worker) for worker in arena.workers]
 
 
 def is_commit(request: Request) -> bool:
@@ -196,11 +195,21 @@ async def abort_late(arena: Arena, _: random.Random, *, at_takeover: bool) -> No
 async def befall_some(
     arena: Arena, _: random.Random, *, matches: Predicate, action: PassOn, times: int
 ) -> None:
-    """Have the action done to some requests."""
+    """Have the action done to some requests, whoever sends them."""
     proxy: Proxy = arena.surroundings
     await arena.under_way()
     rule = proxy.add(matches, action, times)
     await until(lambda: len(rule.landed) == times, "all have landed", 120)
+    arena.over()
+
+
+async def lose_join(arena: Arena, _: random.Random) -> None:
+    """Have a worker replaced, and the answer lost to somebody who joins the group anew."""
+    proxy: Proxy = arena.surroundings
+    await arena.under_way()
+    rule = proxy.add(asks(Api.JOIN_GROUP), SwallowResponse())
+    await arena.replace()
+    await until(lambda: rule.landed and rule.landed[0].answered_at, "the answer is lost")
     arena.over()
 
 
@@ -304,9 +313,10 @@ TRANSACTION_STEPS = (
     ("produce", "to write within a transaction", is_write),
     ("offset-commit", "to add offsets to a transaction", asks(Api.TXN_OFFSET_COMMIT)),
 )
-READS = (
+REQUESTS = (
     ("list-offsets", "for the ends of partitions", Api.LIST_OFFSETS),
     ("fetch", "for records", Api.FETCH),
+    ("heartbeat", "to stay in the group", Api.HEARTBEAT),
 )
 DELAYS: Mapping[str, PassOn] = {
     "request": DelayRequest(SLOW_SECONDS),
@@ -402,7 +412,7 @@ SCENARIOS = (
             f"The answers to some requests {what} are delayed by a second.",
             partial(befall_some, matches=asks(api), action=DELAYS["answer"], times=SLOW_TIMES),
         )
-        for name, what, api in READS
+        for name, what, api in REQUESTS
     ),
     *(
         behind(
@@ -412,7 +422,7 @@ SCENARIOS = (
             PATIENT_STEP_SECONDS,
             QUICK_SOCKET,
         )
-        for name, what, api in READS
+        for name, what, api in REQUESTS
     ),
     *(
         behind(
@@ -421,7 +431,17 @@ SCENARIOS = (
             partial(befall_some, matches=asks(api), action=SwallowResponse(), times=LOST_TIMES),
             PATIENT_STEP_SECONDS,
         )
-        for name, what, api in READS
+        for name, what, api in REQUESTS
+    ),
+    *(
+        behind(
+            f"join-answer-lost{suffix}",
+            "The answer is lost to a worker that joins the group anew, and the connection stays.",
+            lose_join,
+            PATIENT_STEP_SECONDS,
+            kafka,
+        )
+        for suffix, kafka in (("", QUICK_SOCKET), ("-patient", {}))
     ),
     behind(
         "resets",
