@@ -54,6 +54,11 @@ The recovery counts from the moment when the fault was taken away, or landed for
 kill, until every partition has committed offsets twice. The partitions of a dead worker wait for
 its session to time out, which here takes 3 s.
 
+A broker may err, too. Apache Kafka 4.3.1 leaves transaction markers out for partitions that have no
+leader at the moment, as after the crash of a single broker, and calls the transaction ended
+(KAFKA-20734). The next commit of the same producer would commit what had been aborted. Hence each
+takeover begins with a transaction that is aborted in every output partition.
+
 {head}
 {matrix}
 
