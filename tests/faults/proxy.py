@@ -33,7 +33,6 @@ class Api(enum.IntEnum):
     PRODUCE = 0
     FETCH = 1
     LIST_OFFSETS = 2
-    OFFSET_FETCH = 9
     JOIN_GROUP = 11
     HEARTBEAT = 12
     INIT_PRODUCER_ID = 22
@@ -82,20 +81,15 @@ class Request:
         """Whose transaction it is about, if it is about one."""
         if self.api_key not in TRANSACTIONAL:
             return None
-        length, text = self._body()
-        return None if length < 0 else text[:length].decode()
+        assert self.api_version <= TRANSACTIONAL[self.api_key], "encoded as it is known here"
+        start = 10 + len((self.client_id or "").encode())
+        (length,) = struct.unpack_from(">h", self.frame, start)
+        return None if length < 0 else self.frame[start + 2 :][:length].decode()
 
     @property
     def commits(self) -> bool:
         """Whether it is an EndTxn that commits."""
         return self.api_key == Api.END_TXN and self.frame[-1] == 1
-
-    def _body(self) -> tuple[int, bytes]:
-        """The length of the string that the request begins with, and what follows."""
-        assert self.api_version <= TRANSACTIONAL[self.api_key], "encoded as it is known here"
-        start = 10 + len((self.client_id or "").encode())
-        (length,) = struct.unpack_from(">h", self.frame, start)
-        return length, self.frame[start + 2 :]
 
 
 Predicate = Callable[[Request], bool]
@@ -207,6 +201,7 @@ class Proxy:
         self._numbers = 0
         self._rules: list[Rule] = []
         self._cut: dict[str, asyncio.Event] = {}
+        self._failures: list[BaseException] = []
         self.requests: Counter[tuple[str | None, int]] = Counter()
         """How many requests came, by client id and api key."""
 
@@ -228,6 +223,7 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        assert not self._failures, self._failures
 
     @property
     def bootstrap_servers(self) -> str:
@@ -239,10 +235,6 @@ class Proxy:
         rule = Rule(matches, action, times)
         self._rules.append(rule)
         return rule
-
-    def remove(self, rule: Rule) -> None:
-        """Take a rule back; what it has begun it ends."""
-        self._rules.remove(rule)
 
     def cut(self, client_id: str) -> None:
         """Pass nothing on any more for this client, either way, on no connection, and close none.
@@ -297,7 +289,12 @@ class Proxy:
         link = Link(self, self._numbers, reader, writer)
         task = asyncio.create_task(link.run(self._broker_port))
         self._links[link] = task
-        task.add_done_callback(lambda _: self._links.pop(link))
+        task.add_done_callback(lambda _: self._ended(link))
+
+    def _ended(self, link: "Link") -> None:
+        task = self._links.pop(link)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failures.append(error)
 
 
 class Link:
@@ -337,17 +334,13 @@ class Link:
             # No broker listens; without a proxy the client would have been refused.
             self.reset()
             return
-        responses = asyncio.create_task(self._responses(from_broker))
         try:
-            await self._requests()
-            # The broker answers what it got before it sees the end.
-            await self._end_of_requests()
-            await responses
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._responses(from_broker))
+                await self._requests()
         finally:
-            responses.cancel()
             self._to_broker.close()
             to_client.close()
-            await asyncio.gather(responses, return_exceptions=True)
 
     async def pass_request(self, request: Request) -> None:
         """Send the request to the broker."""
@@ -371,6 +364,8 @@ class Link:
         """Reset the client's connection; what the broker was sent it goes on to process."""
         _, to_client = self._client
         self._was_reset = True
+        if to_client.is_closing():
+            return
         connection: socket.socket = to_client.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         to_client.transport.abort()
@@ -385,6 +380,9 @@ class Link:
             if not self.broker_is_deaf:
                 self._under_way.append((request, action))
                 await action.request(self, request)
+        assert self._to_broker is not None, "runs"
+        with contextlib.suppress(OSError):
+            self._to_broker.write_eof()
 
     async def _responses(self, from_broker: asyncio.StreamReader) -> None:
         while (frame := await _read(from_broker)) is not None:
@@ -398,11 +396,6 @@ class Link:
         # The broker has closed, and so has the proxy.
         if self.is_open:
             self._client[1].close()
-
-    async def _end_of_requests(self) -> None:
-        assert self._to_broker is not None, "runs"
-        with contextlib.suppress(OSError):
-            self._to_broker.write_eof()
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes | None:
