@@ -17,6 +17,7 @@ from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.followed import FollowedTable, Listener
 from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unanswered import closing_unanswered
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,8 @@ class ConsentView:
         followed, asked_at = self._of(table), read_clock()
         # What was applied by now; the table may go beyond the answer while that is on its way.
         applied = dict(table.frontier)
-        ends = await self._watermarks.end_offsets([self._at(p) for p in applied])
+        async with closing_unanswered(self._watermarks._client):
+            ends = await self._watermarks.end_offsets([self._at(p) for p in applied])
         high = {tp.partition: offset for tp, offset in ends.items()}
         if any(high[p] < frontier for p, frontier in applied.items()):
             self._to_reset.append(followed)
@@ -253,7 +255,8 @@ class ConsentView:
     async def _assign(self) -> None:
         partitions = [self._at(p) for p in self._followed]
         self._reader.assign(partitions)
-        starts = await self._watermarks.beginning_offsets(partitions)
+        async with closing_unanswered(self._watermarks._client):
+            starts = await self._watermarks.beginning_offsets(partitions)
         for tp in partitions:
             table = self._followed[tp.partition].table
             if table.frontier[tp.partition] < starts[tp]:
