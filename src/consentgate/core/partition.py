@@ -458,8 +458,10 @@ class Partition:
         self._report(Recycled(str(failure)))
         if failure.timed_out:
             self._records_max = max(1, self._records_max // 2)
-        yield from ask(Retire())
-        yield from ask(Pause(self._backoff_ms))
+        for step in (Retire(), Pause(self._backoff_ms)):
+            # Whatever becomes of these, the next thing is to begin anew.
+            with contextlib.suppress(StepFailed):
+                yield from ask(step)
         self._backoff_ms = min(2 * self._backoff_ms, BACKOFF_MS_MAX)
 
     def _settle(self, outcome: BatchOutcome) -> None:
