@@ -11,7 +11,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test check lint types format bench simulate mutants lock metrics-doc clean
+.PHONY: install help demo test check lint types format bench simulate faults soak mutants lock \
+	metrics-doc clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -42,6 +43,13 @@ bench: $(STAMP) ## Compare the throughput with that of a plain consume-and-send 
 
 simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says
 	SIMULATION_SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest tests/simulation
+
+FAULTS = PYTHONPATH=tests/kafka $(BIN)/python tests/faults/run.py
+faults: $(STAMP) ## Bring all faults about and write docs/faults.md; or those that ARGS names
+	$(FAULTS) $(or $(ARGS),--write)
+
+soak: $(STAMP) ## Mix faults at random for MINUTES (60); SEED repeats the choice
+	$(FAULTS) --soak-minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 mutants: $(STAMP) ## Take each safeguard away, or those of NAMES; some test must fail each time
 	$(BIN)/python tests/mutants.py $(addprefix --only=,$(NAMES))

@@ -235,6 +235,37 @@ def problems(seen: Seen) -> list[str]:
     return found[:PROBLEMS_MAX] + ([f"and {hidden} more"] if hidden > 0 else [])
 
 
+class Tally(NamedTuple):
+    """How many records fared as none may."""
+
+    lost: int  # without an outcome, or without the record that the outcome asks for
+    duplicated: int  # too many in a topic
+    against_consent: int  # forwarded although the consent below the frontier forbids it
+
+
+def tally(seen: Seen) -> Tally:
+    """Count, whatever else may be wrong; `problems` says what."""
+    histories = _Histories(seen.consent)
+    forwarded = Counter(_source_of(seen, record) for record in seen.forwarded())
+    keys = {(p, r.offset): r.key or b"" for p, records in seen.content.items() for r in records}
+    frontiers: dict[tuple[int, int], dict[int, int]] = {}
+    reasons: dict[tuple[int, int], str] = {}
+    for partition, entries in seen.chains.items():
+        for entry in entries:
+            for offset, reason in enumerate(entry.reasons, entry.first):
+                frontiers[partition, offset] = entry.frontier
+                if reason is not None:
+                    reasons[partition, offset] = reason
+    lost = keys.keys() - reasons.keys()
+    lost |= {source for source, r in reasons.items() if r in FORWARD} - forwarded.keys()
+    against = [
+        source
+        for source in forwarded
+        if histories.reason(keys.get(source, b""), frontiers.get(source, {})) not in FORWARD
+    ]
+    return Tally(len(lost), forwarded.total() - len(forwarded), len(against))
+
+
 def _chain_problems(seen: Seen, partition: int) -> Iterator[str]:
     where = f"content-{partition}"
     previous, next_offset, frontier = GENESIS, 0, dict[int, int]()
@@ -353,7 +384,8 @@ def _consent_problems(seen: Seen) -> Iterator[str]:
 
 def _wrong_reason(record: Kept, entry: Entry, histories: "_Histories") -> str | None:
     reason = entry.reason(record.offset)
-    assert reason is not None
+    if reason is None:
+        return "is no record, says the ledger"
     if record.headers is None:
         return None if reason == "undecodable" else f"is {reason}, but cannot be read"
     if record.value is None:

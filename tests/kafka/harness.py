@@ -248,6 +248,12 @@ class Probe:
         found = await until(lambda: self._offsets(group, tps), "the group's coordinator answers")
         return {tp.partition: max(0, found[tp].offset) if tp in found else 0 for tp in tps}
 
+    async def offsets(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """The committed offsets that the coordinator gives now, if it gives any."""
+        tps = [TopicPartition(topic, p) for p in partitions]
+        found = await self._offsets(group, tps)
+        return {tp.partition: committed.offset for tp, committed in found.items()}
+
     async def _offsets(self, group: str, tps: list[TopicPartition]) -> dict[TopicPartition, Any]:
         """Offset and metadata of each partition; nothing while the coordinator is not there."""
         try:
@@ -404,15 +410,26 @@ class WorkerProcess:
         self._out = out
 
     @classmethod
-    async def start(cls, site: Site, log_path: Path, *arguments: str) -> Self:
-        """Start `consentgate run`; returns at once."""
-        command = ("-m", "consentgate", "run", "-c", str(site.path), "--log-json", *arguments)
+    async def start(
+        cls,
+        site: Site,
+        log_path: Path,
+        *arguments: str,
+        program: Sequence[str] = ("-m", "consentgate"),
+    ) -> Self:
+        """Start `consentgate run`, or what is run in its place; returns at once."""
+        command = (*program, "run", "-c", str(site.path), "--log-json", *arguments)
         out = log_path.with_suffix(".out")
         with log_path.open("wb") as log_file, out.open("wb") as out_file:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, stdout=out_file, stderr=log_file
             )
         return cls(process, log_path, out)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.returncode is None
 
     def log(self) -> list[dict[str, Any]]:
         """The log so far; a line that is still being written is left out."""
@@ -440,16 +457,20 @@ class WorkerProcess:
     async def ready(self) -> None:
         """Wait until every partition that it was assigned is ready, at least one."""
 
-        def all_ready() -> bool:
-            assert self._process.returncode is None, self.errors()
-            events = [entry for entry in self.log() if entry["event"] in ("assigned", "ready")]
-            assignments = [i for i, entry in enumerate(events) if entry["event"] == "assigned"]
-            if not assignments or not events[assignments[-1]]["partitions"]:
-                return False
-            since = {entry.get("partition") for entry in events[assignments[-1] + 1 :]}
-            return set(events[assignments[-1]]["partitions"]) <= since
+        def is_ready() -> bool:
+            assert self.running, self.errors()
+            return self.all_ready()
 
-        await until(all_ready, "the worker is ready")
+        await until(is_ready, "the worker is ready")
+
+    def all_ready(self) -> bool:
+        """Whether every partition that it was assigned was ready since then, at least one."""
+        events = [entry for entry in self.log() if entry["event"] in ("assigned", "ready")]
+        assignments = [i for i, entry in enumerate(events) if entry["event"] == "assigned"]
+        if not assignments or not events[assignments[-1]]["partitions"]:
+            return False
+        since = {entry.get("partition") for entry in events[assignments[-1] + 1 :]}
+        return set(events[assignments[-1]]["partitions"]) <= since
 
     async def get(self, path: str) -> tuple[int, str]:
         """Status and text of a page of the worker."""
@@ -472,7 +493,7 @@ class WorkerProcess:
 
     async def end(self) -> None:
         """End it in any case."""
-        if self._process.returncode is None:
+        if self.running:
             self._process.kill()
             await self._process.wait()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from checker import GENESIS, NO_RECORD, Kept, Names, Seen, problems
+from checker import GENESIS, NO_RECORD, Kept, Names, Seen, Tally, problems, tally
 from harness import consent, post
 
 NAMES = Names("g", "content", "consent", "training", "decisions", "quarantine", "retractions")
@@ -108,6 +108,7 @@ def sound() -> Seen:
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
     assert problems(sound()) == []
+    assert tally(sound()) == (0, 0, 0)
 
 
 def spoilt_entry(number: int, **fields: Any) -> Callable[[Seen], None]:
@@ -216,6 +217,11 @@ SPOILS: dict[str, Callable[[Seen], None]] = {
         lambda p: entry(2, [NO_RECORD, 2], 2, p),
         lambda p: entry(4, [1, 0], 3, p),
     ),
+    "content-0@1: is no record, says the ledger": with_ledger(
+        lambda p: entry(0, [0, NO_RECORD], 2, p),
+        lambda p: entry(2, [NO_RECORD, 2], 2, p),
+        lambda p: entry(4, [1, 0], 3, p),
+    ),
     "no retraction for consent consent-0@2, before 4": without("retractions", 0),
     "was forwarded, and not retracted in the end": without("retractions", 0),
 }
@@ -225,5 +231,23 @@ SPOILS: dict[str, Callable[[Seen], None]] = {
 def test_what_is_wrong_is_found(finding: str, spoil: Callable[[Seen], None]) -> None:
     seen = sound()
     spoil(seen)
-    seen = Seen(**{f: getattr(seen, f) for f in Seen.__slots__ if f != "chains"})
-    assert any(finding in problem for problem in problems(seen))
+    assert any(finding in problem for problem in problems(read_anew(seen)))
+
+
+def read_anew(seen: Seen) -> Seen:
+    return Seen(**{f: getattr(seen, f) for f in Seen.__slots__ if f != "chains"})
+
+
+@pytest.mark.parametrize(
+    ("counted", "spoil"),
+    [
+        (Tally(1, 0, 0), without("training", 1)),
+        (Tally(5, 0, 3), lambda seen: seen.decisions.clear()),
+        (Tally(0, 1, 0), twice("training", 0)),
+        (Tally(0, 0, 1), forward_the_withdrawn),
+    ],
+)
+def test_what_is_wrong_is_counted(counted: Tally, spoil: Callable[[Seen], None]) -> None:
+    seen = sound()
+    spoil(seen)
+    assert tally(read_anew(seen)) == counted

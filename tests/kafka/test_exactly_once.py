@@ -120,8 +120,8 @@ async def test_a_worker_that_comes_back_from_the_dead_commits_nothing(
 async def test_a_commit_of_unknown_end_is_settled_before_the_next_batch(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Checked: offsets come twice where `Transport` reads the position before it fences, and where
-    # each producer has an id of its own.
+    # Checked: offsets come twice where `KafkaTransport` reads the position before it fences, and
+    # where each producer has an id of its own.
     commit = TransactionalSink.commit
     chance = random.Random(3)
     commits: set[asyncio.Task[None]] = set()
@@ -236,7 +236,7 @@ async def test_a_client_s_own_cancellation_is_no_revocation(
 
 async def test_offsets_that_hold_no_record_are_passed_over(make_site: SiteFactory) -> None:
     # Checked: an entry has too few codes where `write_entry` leaves the gaps out, and nothing goes
-    # on after the expiry where `Transport` seeks an offset that is gone.
+    # on after the expiry where `KafkaTransport` seeks an offset that is gone.
     site = await make_site("gaps")
     place = TopicPartition(site.content, 0)
     await site.feed.many(site.consent, [consent("anna")])

@@ -25,7 +25,7 @@ def violations(world: World) -> Iterator[str]:
 
 def _chain(world: World, partition: int) -> Iterator[str]:
     next_offset, previous, frontier = 0, "0" * 64, {}
-    for entry in world.coordinators[partition].ledger:
+    for entry in world.broker.ledger(partition):
         if entry.source.first != next_offset or entry.previous != previous:
             yield f"partition {partition}: the chain breaks at {entry.source.first}"
         if any(entry.consent[p] < offset for p, offset in frontier.items()):
@@ -45,7 +45,7 @@ def _outcomes(world: World, partition: int) -> Iterator[str]:
             forwarded.add(offset)
         if reason == "undecodable":
             quarantined.add(offset)
-    offsets = Counter(record.offset for record in world.content[partition].records)
+    offsets = Counter(record.offset for record in world.broker.content[partition].committed())
     if decided != offsets:
         yield f"partition {partition}: decided {decided - offsets}, missed {offsets - decided}"
     for topic, wanted, header in (
@@ -59,7 +59,7 @@ def _outcomes(world: World, partition: int) -> Iterator[str]:
 
 def _forwards(world: World, partition: int) -> Iterator[str]:
     """Nobody's record is forwarded whom a covered record, or the rule, forbids."""
-    keys = {record.offset: record.key for record in world.content[partition].records}
+    keys = {record.offset: record.key for record in world.broker.content[partition].committed()}
     for offset, reason, entry in _decisions(world, partition):
         ends = world.consent_ends[partition, offset]
         if any(frontier < ends[int(name)] for name, frontier in entry.consent.items()):
@@ -72,14 +72,14 @@ def _forwards(world: World, partition: int) -> Iterator[str]:
 
 def _retractions(world: World, partition: int) -> Iterator[str]:
     """Every covered change beyond the baseline that leaves somebody ineligible is retracted."""
-    ledger = world.coordinators[partition].ledger
+    ledger = world.broker.ledger(partition)
     found = {
         json.loads(output.value or b"{}")["consent"]: json.loads(output.value or b"{}")
         for output in _outputs(world, partition, "retractions")
     }
     for before, entry in itertools.pairwise(ledger):
         for name, frontier in entry.consent.items():
-            for record in world.consent[int(name)].between(before.consent[name], frontier):
+            for record in world.broker.consent[int(name)].committed(before.consent[name], frontier):
                 state = None if record.value is None else json.loads(record.value)
                 retraction = found.get(f"consent-{name}@{record.offset}")
                 if _permits(state, entry.decided_at):
@@ -91,7 +91,7 @@ def _retractions(world: World, partition: int) -> Iterator[str]:
 
 
 def _decisions(world: World, partition: int) -> Iterator[tuple[int, str, Any]]:
-    for entry in world.coordinators[partition].ledger:
+    for entry in world.broker.ledger(partition):
         if entry.outcomes.codes:
             codes = zlib.decompress(base64.b64decode(entry.outcomes.codes))
             for offset, code in enumerate(codes, start=entry.source.first):
@@ -100,7 +100,7 @@ def _decisions(world: World, partition: int) -> Iterator[tuple[int, str, Any]]:
 
 
 def _outputs(world: World, partition: int, topic: str) -> Iterator[Any]:
-    return (output for name, output in world.coordinators[partition].outputs if name == topic)
+    return iter(world.broker.outputs[partition][topic].committed())
 
 
 def _offset(output: Any, header: str) -> int:
@@ -110,7 +110,7 @@ def _offset(output: Any, header: str) -> int:
 def _state(world: World, key: bytes | None, frontier: dict[str, int]) -> Any:
     state = None
     for name, offset in frontier.items():
-        for record in world.consent[int(name)].between(0, offset):
+        for record in world.broker.consent[int(name)].committed(0, offset):
             if record.key == key:
                 state = None if record.value is None else json.loads(record.value)
     return state

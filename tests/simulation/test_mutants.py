@@ -1,6 +1,7 @@
 """One safeguard taken away at a time: the simulation sees each of them missing."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,17 +9,20 @@ from consentgate.core.partition import (
     Fence,
     Moment,
     Partition,
+    ReadHighWatermarks,
     ReadPosition,
     Seek,
+    Step,
     StepFailed,
     Steps,
     ask,
 )
 from oracle import violations
+from transport import FakeTransport
 from world import World
 
 SEEDS_MAX = 400
-TURNS = 300
+TURNS = 400
 
 
 class WithoutBarrier(Partition):
@@ -103,6 +107,24 @@ class WithoutSeeking(Partition):
             reply = yield step
 
 
+class WithoutHighWatermarks(FakeTransport):
+    """Asks up to where consent is committed, though a commit may be known before it is seen."""
+
+    async def perform(self, step: Step[Any]) -> Any:
+        reply = await super().perform(step)
+        if isinstance(step, ReadHighWatermarks):
+            return {p: self._broker.consent[p].stable for p in reply}
+        return reply
+
+
+class WithoutSharedIds(FakeTransport):
+    """Has a transactional id for each worker's producer, and so fences nobody."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._id = self._broker.transactional_id(f"of its own: {id(self)}")
+
+
 MUTANTS = {
     WithoutBarrier: "decided before older consent was seen",
     WithoutFence: "the chain breaks",
@@ -111,6 +133,11 @@ MUTANTS = {
     WithoutWatching: "is not retracted",
     WithoutForgetting: "is not retracted",
     WithoutSeeking: "missed",
+}
+
+TRANSPORT_MUTANTS = {
+    WithoutHighWatermarks: "decided before older consent was seen",
+    WithoutSharedIds: "the chain breaks",
 }
 
 
@@ -125,10 +152,20 @@ def wrongs(world: World) -> Iterator[str]:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_missing_safeguard_is_seen(mutant: type[Partition]) -> None:
-    for seed in range(SEEDS_MAX):
-        if any(MUTANTS[mutant] in wrong for wrong in wrongs(World(seed, mutant))):
-            return
-    pytest.fail(f"{SEEDS_MAX} seeds did not show that {mutant.__name__} is wrong")
+    assert any(
+        MUTANTS[mutant] in wrong
+        for seed in range(SEEDS_MAX)
+        for wrong in wrongs(World(seed, partition=mutant))
+    )
+
+
+@pytest.mark.parametrize("mutant", TRANSPORT_MUTANTS)
+def test_a_transport_that_promises_less_is_seen(mutant: type[FakeTransport]) -> None:
+    assert any(
+        TRANSPORT_MUTANTS[mutant] in wrong
+        for seed in range(SEEDS_MAX)
+        for wrong in wrongs(World(seed, transport=mutant))
+    )
 
 
 def test_with_all_safeguards_the_same_seeds_are_sound() -> None:

@@ -1,15 +1,16 @@
 """The life of one input partition: fence, bootstrap, ready, commit, recycle, revoke.
 
 A `Partition` performs no I/O. Its `life` is a generator that yields one step at a time, is sent
-the step's reply, and has `StepFailed` or `Revoked` thrown into it. Whoever drives it - the
-service against Kafka, a simulation against a fake - decides nothing.
+the step's reply, and has `StepFailed` or `Revoked` thrown into it. Whoever drives it decides
+nothing, and has each step performed by a `Transport`: on Kafka in the service, on a fake in
+simulations. `tests/conformance` says what is expected of either.
 """
 
 import contextlib
 import enum
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from consentgate.core.consent import ConsentChange
 from consentgate.core.gate import Batch, BatchOutcome, Gate
@@ -183,6 +184,17 @@ class Pause(Step[None]):
     """Let some time pass."""
 
     duration_ms: int
+
+
+class Transport(Protocol):
+    """The hands of one `Partition`."""
+
+    async def perform(self, step: Step[T]) -> T:
+        """The reply to the step.
+
+        Raises:
+            StepFailed: if it did not succeed, whatever the cause.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,8 +458,10 @@ class Partition:
         self._report(Recycled(str(failure)))
         if failure.timed_out:
             self._records_max = max(1, self._records_max // 2)
-        yield from ask(Retire())
-        yield from ask(Pause(self._backoff_ms))
+        for step in (Retire(), Pause(self._backoff_ms)):
+            # Whatever becomes of these, the next thing is to begin anew.
+            with contextlib.suppress(StepFailed):
+                yield from ask(step)
         self._backoff_ms = min(2 * self._backoff_ms, BACKOFF_MS_MAX)
 
     def _settle(self, outcome: BatchOutcome) -> None:

@@ -14,6 +14,7 @@ from aiokafka.structs import OffsetAndMetadata
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import BrokerUnavailable, ConfigError
 from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unanswered import closing_unanswered
 
 REPLICATION_FACTOR = 3
 
@@ -68,7 +69,8 @@ class Cluster:
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Number of partitions of those topics that exist."""
-        described = await self._admin.describe_topics(list(topics))
+        async with closing_unanswered(self._admin._client):
+            described = await self._admin.describe_topics(list(topics))
         return {
             topic["topic"]: len(topic["partitions"])
             for topic in described

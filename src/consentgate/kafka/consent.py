@@ -11,12 +11,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
-from consentgate.core.partition import Changes
+from consentgate.core.partition import Changes, StepFailed
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.followed import FollowedTable, Listener
 from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unanswered import closing_unanswered
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,8 @@ class ConsentView:
         followed, asked_at = self._of(table), read_clock()
         # What was applied by now; the table may go beyond the answer while that is on its way.
         applied = dict(table.frontier)
-        ends = await self._watermarks.end_offsets([self._at(p) for p in applied])
+        async with closing_unanswered(self._watermarks._client):
+            ends = await self._watermarks.end_offsets([self._at(p) for p in applied])
         high = {tp.partition: offset for tp, offset in ends.items()}
         if any(high[p] < frontier for p, frontier in applied.items()):
             self._to_reset.append(followed)
@@ -190,6 +192,9 @@ class ConsentView:
 
         What they left is judged by the record alone, except where the table says that the subject
         is unreadable, because several partitions hold it.
+
+        Raises:
+            StepFailed: if a partition ends below `until`.
         """
         changes: list[ConsentChange] = []
         frontier = dict(since)
@@ -201,6 +206,11 @@ class ConsentView:
             records, frontier[partition] = await read_range(
                 self._settings, self._at(partition), offsets, left
             )
+            if frontier[partition] < until[partition] and len(records) < left:
+                # Nobody may take what is gone for a time without changes.
+                raise StepFailed(
+                    f"the consent topic {self._topic} ends before the changes that are to be read"
+                )
             for record in records:
                 if record.key is not None:
                     held = table.holdings.get(record.key)
@@ -245,7 +255,8 @@ class ConsentView:
     async def _assign(self) -> None:
         partitions = [self._at(p) for p in self._followed]
         self._reader.assign(partitions)
-        starts = await self._watermarks.beginning_offsets(partitions)
+        async with closing_unanswered(self._watermarks._client):
+            starts = await self._watermarks.beginning_offsets(partitions)
         for tp in partitions:
             table = self._followed[tp.partition].table
             if table.frontier[tp.partition] < starts[tp]:

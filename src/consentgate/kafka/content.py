@@ -11,6 +11,7 @@ from consentgate.core.gate import Batch
 from consentgate.core.partition import StepFailed
 from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.unanswered import closing_unanswered
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
 
 NEVER_MS = 2**31 - 1
@@ -73,8 +74,9 @@ class ContentSource:
     async def range(self, partition: int) -> tuple[int, int]:
         """The first offset that the log still holds, and the last stable offset."""
         tp = self._at(partition)
-        starts = await self._consumer.beginning_offsets([tp])
-        ends = await self._consumer.end_offsets([tp])
+        async with closing_unanswered(self._consumer._client):
+            starts = await self._consumer.beginning_offsets([tp])
+            ends = await self._consumer.end_offsets([tp])
         return starts[tp], ends[tp]
 
     def seek(self, partition: int, offset: int) -> None:
@@ -115,7 +117,8 @@ class ContentSource:
 
     async def refresh_high_watermarks(self) -> None:
         """Read the high watermarks of the partitions that this member has."""
-        ends = await self._watermarks.end_offsets(list(self._consumer.assignment()))
+        async with closing_unanswered(self._watermarks._client):
+            ends = await self._watermarks.end_offsets(list(self._consumer.assignment()))
         self._high_watermarks = {tp.partition: offset for tp, offset in ends.items()}
 
     def high_watermark(self, partition: int) -> int | None:

@@ -27,6 +27,10 @@ class OutputPartitions:
     quarantine: TopicPartition
     retractions: TopicPartition
 
+    def all(self) -> tuple[TopicPartition, ...]:
+        """All of them."""
+        return self.training, self.decisions, self.quarantine, self.retractions
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

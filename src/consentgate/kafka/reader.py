@@ -12,9 +12,9 @@ from consentgate.kafka.settings import KafkaSettings
 async def read_range(
     settings: KafkaSettings, tp: TopicPartition, offsets: tuple[int, int], records_max: int
 ) -> tuple[list[Any], int]:
-    """The records from the first offset to below the second, and the offset after them.
+    """The records from the first offset to below the second, and the offset that was reached.
 
-    Stops after `records_max` records and leaves the rest.
+    Stops after `records_max` records and leaves the rest; stops where the partition ends now.
     """
     start, end = offsets
     found: list[Any] = []
@@ -23,7 +23,7 @@ async def read_range(
             if len(found) == records_max:
                 return found, record.offset
             found.append(await cursor.next())
-    return found, end
+        return found, min(end, cursor.end)
 
 
 async def read_topic(

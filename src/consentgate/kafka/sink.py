@@ -66,6 +66,24 @@ class TransactionalSink:
     async def start(self) -> None:
         """Fence whoever wrote for this partition before, and settle what they left open."""
         await self._producer.start()
+        await self._settle_leftovers()
+
+    async def _settle_leftovers(self) -> None:
+        """Abort what a broker calls ended and has not ended in every partition.
+
+        Kafka leaves markers out for partitions that have no leader at the moment, as when all
+        their replicas are down (KAFKA-20734). What was written there would be committed by the next
+        transaction of this producer. So its first one is empty, and aborted, everywhere.
+        """
+        await self._producer.begin_transaction()
+        for output in self._outputs.all():
+            self._producer._txn_manager.maybe_add_partition_to_txn(output)
+        offset = OffsetAndMetadata(0, "")  # Whatever it is, it is not committed.
+        await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
+        await self._producer.abort_transaction()
+        if self._lost_connections:
+            # What was sent on it may still arrive, and end the next transaction in its midst.
+            raise StepFailed("the connection was lost while a new producer began")
 
     async def send(self, outcome: BatchOutcome) -> None:
         """Begin a transaction and write the outcome; every record is acknowledged on return.

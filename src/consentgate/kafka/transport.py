@@ -26,6 +26,7 @@ from consentgate.core.partition import (
     SendOffset,
     Step,
     StepFailed,
+    Transport,
     WatchConsent,
 )
 from consentgate.errors import ConsentgateError
@@ -48,8 +49,8 @@ _SECONDS_MAX: dict[type[Step[Any]], float] = {
 }
 
 
-class Transport:
-    """The hands of one `Partition`."""
+class KafkaTransport(Transport):
+    """The hands of one `Partition` on Kafka."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from consentgate.core.partition import (
     StepFailed,
 )
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.transport import Transport
+from consentgate.kafka.transport import KafkaTransport
 from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
 
@@ -44,7 +44,7 @@ class AssignedPartition:
         self._observe_withdrawal = observe_withdrawal
         self._last_committed: Committed | None = None
         self._partition = Partition(gate, self._report, max_exposure_ms)
-        self._transport = Transport(
+        self._transport = KafkaTransport(
             clients, gate.chain, gate.table, self._partition.consent_changed
         )
         self._progressed_at = time.monotonic()

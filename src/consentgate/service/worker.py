@@ -159,7 +159,7 @@ class Worker:
 
     async def _put_away(self) -> None:
         self._stopping = True
-        await self._revoke(list(self._assigned))
+        await self._give_up(list(self._assigned))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -222,6 +222,13 @@ class Worker:
         self._assigned[number] = (assigned, self._spawn(assigned.live()))
 
     async def _revoke(self, partitions: Collection[int]) -> None:
+        try:
+            await self._give_up(partitions)
+        except Exception as error:
+            # The client would only log it, and what lives on would fetch beside its successors.
+            self.end(error)
+
+    async def _give_up(self, partitions: Collection[int]) -> None:
         """Let the partitions finish what is in hand, cut short what takes too long."""
         given_up = [self._assigned.pop(p) for p in partitions if p in self._assigned]
         for assigned, _ in given_up:

@@ -975,6 +975,17 @@ def test_a_failure_at_any_step_while_recycling_recycles_again(number: int) -> No
     assert len(hand.whys(Recycled)) == 3
 
 
+@pytest.mark.parametrize("kind", [Retire, Pause])
+def test_a_failure_of_the_recycling_itself_ends_nothing(kind: type[Step[None]]) -> None:
+    hand = working()
+    hand.throw(StepFailed("broken"))
+    hand.until(kind)
+    hand.throw(StepFailed("too long", timed_out=True))
+    hand.past(Fence)
+    hand.past(Commit)
+    assert len(hand.whys(Recycled)) == 1
+
+
 def test_a_partition_that_fails_pauses_longer_each_time_up_to_a_limit() -> None:
     hand = Hand()
     pauses = []

@@ -11,12 +11,12 @@ from consentgate.core.partition import Commit, Pause, StepFailed
 from consentgate.errors import ConfigError
 from consentgate.kafka import transport
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.transport import Transport
+from consentgate.kafka.transport import KafkaTransport
 
 
-def transport_without_clients() -> Transport:
+def transport_without_clients() -> KafkaTransport:
     nothing = cast("Clients", SimpleNamespace(source=None, view=None))
-    return Transport(nothing, Chain("g", "content", 0), ConsentTable([0]), lambda change: None)
+    return KafkaTransport(nothing, Chain("g", "content", 0), ConsentTable([0]), lambda change: None)
 
 
 async def test_a_step_that_takes_too_long_fails_as_one_that_timed_out(
@@ -38,9 +38,9 @@ async def test_whatever_is_raised_is_a_step_that_failed() -> None:
 async def test_what_takes_a_person_s_decision_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def refuse(self: Transport, step: Any) -> None:
+    async def refuse(self: KafkaTransport, step: Any) -> None:
         raise ConfigError("a gap")
 
-    monkeypatch.setattr(Transport, "_perform", refuse)
+    monkeypatch.setattr(KafkaTransport, "_perform", refuse)
     with pytest.raises(ConfigError, match="a gap"):
         await transport_without_clients().perform(Commit())

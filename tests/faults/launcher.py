@@ -1,0 +1,186 @@
+"""Runs the command line in which one thing goes wrong at one point, once.
+
+    python launcher.py ACTION POINT NUMBER run -c ...
+
+At the NUMBER-th time that POINT is reached, ACTION happens: `halt` (SIGKILL), `raise`, or
+`hold:SECONDS`, which SIGUSR1 ends sooner.
+
+The points of a transaction are `after-fetch`, `after-barrier`, `before-begin`, `after-send`,
+`after-offsets`, `before-commit`, and `during-commit`: the request has been sent, its answer has not
+come. They count where the batch holds something of somebody who granted. The points of a rebalance
+are `assigned` and `revoked`, before the listener's work, and within it `taken` and `stopped`, which
+can only raise.
+
+What happens is written to standard error, as the log is: `{"event": "tampered", ...}`.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.transaction import EndTxnRequest
+
+from consentgate.cli import main
+from consentgate.core.model import Choice
+from consentgate.core.partition import AwaitFrontier, Commit, Fetch, Send, SendOffset, Step
+from consentgate.kafka.transport import Transport
+from consentgate.service.assigned import AssignedPartition
+from consentgate.service.worker import Worker
+
+BEFORE: dict[type[Step[Any]], str] = {Send: "before-begin", Commit: "before-commit"}
+AFTER: dict[type[Step[Any]], str] = {
+    Fetch: "after-fetch",
+    AwaitFrontier: "after-barrier",
+    Send: "after-send",
+    SendOffset: "after-offsets",
+}
+
+
+class Tampering:
+    """One action at one point, the n-th time that it is reached."""
+
+    def __init__(self, action: str, point: str, number: int) -> None:
+        self._action, _, self._seconds = action.partition(":")
+        self._point = point
+        self._left = number
+
+    def is_due(self, point: str) -> bool:
+        """Count a point that was reached; whether the action is due there."""
+        if point == self._point:
+            self._left -= 1
+        return point == self._point and self._left == 0
+
+    async def reach(self, point: str, **what: Any) -> None:
+        """Halt or hold where it is due."""
+        if not self.is_due(point):
+            return
+        if self._action == "halt":
+            self.halt(**what)
+        await self.hold(**what)
+
+    async def hold(self, **what: Any) -> None:
+        """Let time pass, here and in nothing else."""
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, ended.set)
+        self.say(**what)
+        try:
+            async with asyncio.timeout(float(self._seconds)):
+                await ended.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.say(over=True, **what)
+
+    def halt(self, **what: Any) -> None:
+        """End this process as a crash would."""
+        self.say(**what)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def raise_if_due(self, point: str, **what: Any) -> None:
+        """Fail where it is due."""
+        if self.is_due(point):
+            self.say(**what)
+            raise RuntimeError(f"raised on purpose, {point}")
+
+    def say(self, **what: Any) -> None:
+        """Write that it happens."""
+        line = {"event": "tampered", "point": self._point, **what}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+def tamper_with_transactions(tampering: Tampering) -> None:
+    """Reach the points of each partition's transactions."""
+    perform = Transport._perform
+    granted: dict[Transport, list[str]] = {}
+    judged: set[Transport] = set()
+
+    async def perform_and_reach(transport: Transport, step: Step[Any]) -> Any:
+        partition = transport._chain.partition
+
+        async def reach(point: str | None) -> None:
+            # The second barrier, before the commit, is another point.
+            if point == "after-barrier" and transport in judged:
+                return
+            if point is not None and granted.get(transport):
+                await tampering.reach(point, partition=partition, subject=granted[transport][0])
+
+        if isinstance(step, Send):
+            judged.add(transport)
+            granted[transport] = [subject.decode() for subject, _ in step.outcome.forwarded]
+        await reach(BEFORE.get(type(step)))
+        reply = await perform(transport, step)
+        if isinstance(step, Fetch):
+            judged.discard(transport)
+            granted[transport] = _granted(transport, [record.key for record in reply.records])
+        await reach(AFTER.get(type(step)))
+        return reply
+
+    Transport._perform = perform_and_reach  # type: ignore[method-assign]
+
+
+def _granted(transport: Transport, keys: Collection[bytes]) -> list[str]:
+    holdings = transport._table.holdings
+    held = [(key, holdings.get(key)) for key in keys]
+    return [
+        key.decode()
+        for key, holding in held
+        if holding is not None and holding.state.choice is Choice.GRANTED
+    ]
+
+
+def tamper_with_commits(tampering: Tampering) -> None:
+    """Reach the point at which a commit is on its way."""
+    send = AIOKafkaConnection.send
+
+    def send_and_reach(connection: AIOKafkaConnection, request: Any, **options: Any) -> Any:
+        answer = send(connection, request, **options)
+        is_commit = isinstance(request, EndTxnRequest) and request._transaction_result
+        if is_commit and tampering.is_due("during-commit"):
+            tampering.halt(partition=int(request._transactional_id.rpartition("-")[2]))
+        return answer
+
+    AIOKafkaConnection.send = send_and_reach
+
+
+def tamper_with_listeners(tampering: Tampering) -> None:
+    """Reach the points at which partitions are taken and given up."""
+    assign, revoke = Worker._assign, Worker._revoke
+    take, stop = Worker._take, AssignedPartition.stop
+
+    async def reach_and_assign(worker: Worker, partitions: Collection[int]) -> None:
+        if partitions:
+            await tampering.reach("assigned", partitions=sorted(partitions))
+        await assign(worker, partitions)
+
+    async def reach_and_revoke(worker: Worker, partitions: Collection[int]) -> None:
+        if partitions:
+            await tampering.reach("revoked", partitions=sorted(partitions))
+        await revoke(worker, partitions)
+
+    def reach_and_take(worker: Worker, number: int) -> None:
+        tampering.raise_if_due("taken", partition=number)
+        take(worker, number)
+
+    def reach_and_stop(assigned: AssignedPartition) -> None:
+        tampering.raise_if_due("stopped", partition=assigned.number)
+        stop(assigned)
+
+    Worker._assign = reach_and_assign  # type: ignore[method-assign]
+    Worker._revoke = reach_and_revoke  # type: ignore[method-assign]
+    Worker._take = reach_and_take  # type: ignore[method-assign]
+    AssignedPartition.stop = reach_and_stop  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    action, point, number = sys.argv[1:4]
+    del sys.argv[1:4]
+    planned = Tampering(action, point, int(number))
+    tamper_with_transactions(planned)
+    tamper_with_commits(planned)
+    tamper_with_listeners(planned)
+    main()
