@@ -35,7 +35,7 @@ ON_THE_BROKER = "tests/kafka/"
 MUTANT_SECONDS_MAX = 180.0
 UNMUTATED_SECONDS_MAX = 1_200.0
 
-DEADLINE_SECONDS = 8
+DEADLINE_SECONDS = 12
 """For what the tests on the broker wait for. Most mutants keep something from ever happening."""
 
 _TESTS_FAILED = 1

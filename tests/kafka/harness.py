@@ -19,7 +19,7 @@ import structlog
 import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidReplicationFactorError, KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
@@ -390,9 +390,17 @@ class SiteFactory:
             )
             for plan in plan_topics(config, partitions)
         ]
-        response = await self._probe.admin.create_topics(new)
-        refused = [error for error in response.topic_errors if error[1]]
-        assert not refused, refused
+
+        async def created() -> bool:
+            errors = (await self._probe.admin.create_topics(new)).topic_errors
+            # A broker that an earlier test suspended has no place for replicas for a while.
+            if any(error[1] == InvalidReplicationFactorError.errno for error in errors):
+                return False
+            refused = [error for error in errors if error[1]]
+            assert not refused, refused
+            return True
+
+        await until(created, "the topics are made")
 
         async def described() -> bool:
             found = await self._probe.admin.describe_topics([topic.name for topic in new])
