@@ -29,7 +29,7 @@ from arena import Result, Scenario, run
 from consentgate.tools.jars import kafka_version, read_lock
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-RECORDS, INJECTIONS = 40_000, 5
+RECORDS, INJECTIONS = 20_000, 5
 SOAK_RECORDS, SOAK_INJECTIONS = 20_000, 3
 
 SCENARIOS = {scenario.name: scenario for scenario in (*processes.SCENARIOS, *network.SCENARIOS)}
