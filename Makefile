@@ -11,7 +11,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test check lint types format bench simulate faults soak lock metrics-doc clean
+.PHONY: install help demo test check lint types format bench simulate faults soak mutants lock \
+	metrics-doc clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -49,6 +50,9 @@ faults: $(STAMP) ## Bring all faults about and write docs/faults.md; or those th
 
 soak: $(STAMP) ## Mix faults at random for MINUTES (60); SEED repeats the choice
 	$(FAULTS) --soak-minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+mutants: $(STAMP) ## Take each safeguard away, or those of NAMES; some test must fail each time
+	$(BIN)/python tests/mutants.py $(addprefix --only=,$(NAMES))
 
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import OffsetAndMetadata
 
 import checker
 from consentgate.config import Config, load_config
@@ -30,7 +32,7 @@ from consentgate.policies import load_policy
 from consentgate.service.worker import Worker
 from consentgate.tools.broker import EmbeddedKafka
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = float(os.environ.get("TEST_DEADLINE_SECONDS", "30"))
 POLL_SECONDS = 0.05
 
 QUICK_GROUP = {"session.timeout.ms": 3_000, "heartbeat.interval.ms": 300}
@@ -55,6 +57,18 @@ class Sent(NamedTuple):
     value: bytes | None
     timestamp_ms: int | None = None
     headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+async def commit_by_hand(site: "Site", offset: int, metadata: str = "") -> None:
+    """Commit an offset of partition 0, as an operator may do with Kafka's own tools."""
+    async with AIOKafkaConsumer(
+        bootstrap_servers=site.kafka.bootstrap_servers,
+        group_id=site.config.group,
+        enable_auto_commit=False,
+    ) as consumer:
+        place = TopicPartition(site.content, 0)
+        consumer.assign([place])
+        await consumer.commit({place: OffsetAndMetadata(offset, metadata)})
 
 
 def consent(subject: str, choice: str | None = "granted", jurisdiction: str = "US") -> Sent:

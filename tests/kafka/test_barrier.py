@@ -2,12 +2,17 @@
 
 import asyncio
 import itertools
+import time
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
+import checker
+from consentgate.core.decode import ConsentFields, consent_decoder
 from consentgate.core.gate import BatchOutcome
 from consentgate.kafka import transport
+from consentgate.kafka.consent import ConsentView
+from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.sink import TransactionalSink
 from consentgate.policies import load_policy
 from consentgate.service import worker as worker_module
@@ -146,6 +151,31 @@ async def test_a_withdrawal_in_a_transaction_is_never_beaten(make_site: SiteFact
     assert seen.reasons() == {"opted-in": len(people), "withdrawn": len(people)}
 
 
+async def test_the_barrier_does_not_wait_for_a_fetch_to_be_answered(make_site: SiteFactory) -> None:
+    # Checked: takes as long as a fetch where the high watermarks are asked for on the connection
+    # of `ConsentView._reader`.
+    site = await make_site("quick", kafka={"fetch.wait.max.ms": 2_000})
+    await site.feed.many(site.consent, [consent("anna")])
+    decode = consent_decoder(ConsentFields(), checker.PURPOSE, max_depth=64)
+    view = ConsentView(
+        kafka_settings(site.config.kafka), site.consent, decode, lambda cause: None, lambda: None
+    )
+    await view.start(lambda partition, subject: False, deletions_kept_ms=60_000)
+    table = view.follow([0])
+    following = asyncio.create_task(view.run())
+    try:
+        await until(lambda: table.frontier[0] == 1, "the topic has been read")
+        took = []
+        for _ in range(5):
+            began = time.monotonic()
+            assert await view.high_watermarks(table) == {0: 1}
+            took.append(time.monotonic() - began)
+    finally:
+        following.cancel()
+        await view.stop()
+    assert sorted(took)[len(took) // 2] < 0.2
+
+
 async def test_an_aborted_consent_transaction_does_not_count(make_site: SiteFactory) -> None:
     # Checked: the aborted grants count where `ConsentView._reader` reads uncommitted records.
     site = await make_site("aborted", partitions=1)
@@ -186,6 +216,7 @@ async def test_an_open_consent_transaction_stalls(
         status, body = await running.get("/readyz")
         assert status == 503
         assert "stalled" in body
+        assert "an open transaction hides what was appended from offset 2 on" in body
         assert (await site.lag())[0] == 2
         await producer.commit_transaction()
         await site.decided()

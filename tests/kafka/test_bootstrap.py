@@ -1,6 +1,7 @@
 """Before the first decision the whole consent topic has been applied."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -63,3 +64,28 @@ async def test_a_subject_in_two_consent_partitions_is_unreadable(make_site: Site
     forwarded = Counter(record.key for record in seen.forwarded())
     assert forwarded == Counter([b"anna", b"ben", b"moved", b"cleo", b"divided"])
     assert len(set(seen.chains[0][0].frontier)) == 3
+
+
+async def test_what_was_fetched_and_not_applied_is_fetched_again(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: the withdrawals are lost where `ConsentView.run` goes on where the consumer stands.
+    site = await make_site("again")
+    people = [f"m{number}" for number in range(10)]
+    await site.feed.many(site.consent, map(consent, people))
+    async with working(site) as running:
+        await running.ready()
+        view, failures = running.worker._view, [RuntimeError("a bug")]
+        read = view._read
+
+        def fail_once(record: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return read(record)
+
+        monkeypatch.setattr(view, "_read", fail_once)
+        await site.feed.many(site.consent, [consent(person, "withdrawn") for person in people])
+        await site.feed.many(site.content, [post(person, "1") for person in people])
+        await site.decided()
+    assert not failures
+    assert (await site.check()).reasons() == {"withdrawn": len(people)}

@@ -9,10 +9,13 @@ from collections import Counter
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from consentgate.core import partition
+from consentgate.core.gate import BatchOutcome
 from consentgate.kafka.sink import TransactionalSink
+from consentgate.service import worker as worker_module
 from harness import (
     QUICK_GROUP,
     SMALL_BYTES,
@@ -30,6 +33,7 @@ from harness import (
 
 PEOPLE = [f"m{number}" for number in range(400)]
 CHANGE_SECONDS = 0.1
+TOPIC = ConfigResourceType.TOPIC
 
 
 async def append_posts(site: Site, number: int) -> None:
@@ -147,6 +151,86 @@ async def test_a_commit_of_unknown_end_is_settled_before_the_next_batch(
 
     assert len(ends) == 4
     assert min(ends.values()) > 5
+    await site.check()
+
+
+async def test_a_record_that_the_broker_refuses_is_never_left_out(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: committed without the record where `TransactionalSink` does not await what it sends,
+    # and where it does not look at what came of it.
+    monkeypatch.setattr(worker_module, "WATCH_SECONDS", 600.0)
+    site = await make_site("refused")
+    training = site.config.topics.training
+    await site.feed.many(site.consent, [consent("anna")])
+
+    async def take_at_most(value_bytes: int) -> None:
+        setting = {"max.message.bytes": str(value_bytes), "message.timestamp.type": "CreateTime"}
+        await site.probe.admin.alter_configs([ConfigResource(TOPIC, training, setting)])
+
+    async with working(site) as running:
+        await running.ready()
+        await take_at_most(2_000)
+        body = {"text": "x" * 10_000}
+        await site.feed.many(site.content, [post("anna", "1", body=body)])
+        await until(lambda: running.logged("recycled"), "it notices")
+        assert (await site.lag())[0] == 1
+        await take_at_most(2_000_000)
+        await site.decided()
+    assert (await site.check()).reasons() == {"opted-in": 1}
+
+
+@pytest.mark.parametrize("end", ["commit", "abort"])
+async def test_a_producer_that_lost_a_connection_is_not_used_again(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    # Checked: the same producer goes on where `TransactionalSink` does not say so at the end. What
+    # was sent on the lost connection may still arrive, and end the next transaction.
+    site = await make_site("lost")
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    send_offset = TransactionalSink.send_offset
+    withdrawals = [consent("anna", "withdrawn")] if end == "abort" else []
+    lost: list[TransactionalSink] = []
+
+    async def lose_the_connections(sink: TransactionalSink, outcome: BatchOutcome) -> None:
+        await send_offset(sink, outcome)
+        if outcome.training and not lost:
+            lost.append(sink)
+            for sent in withdrawals:
+                await site.feed.one(site.consent, sent)
+            for connection in list(sink._producer.client._conns.values()):
+                connection.close()
+
+    async with working(site) as running:
+        await running.ready()
+        monkeypatch.setattr(TransactionalSink, "send_offset", lose_the_connections)
+        await site.feed.batch(site.content, [post("anna", "1"), post("ben", "1")])
+        await site.decided()
+        await until(lambda: running.logged("recycled"), "a new producer is made")
+        assert "connection was lost" in running.logged("recycled")[0]["why"]
+    counts = {"opted-in": 2} if end == "commit" else {"opted-in": 1, "withdrawn": 1}
+    assert (await site.check()).reasons() == counts
+
+
+async def test_a_client_s_own_cancellation_is_no_revocation(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: the partition is left alone for ever where `AssignedPartition.live` takes it for one.
+    send, cancelled = TransactionalSink.send, []
+
+    async def be_cancelled(sink: TransactionalSink, outcome: BatchOutcome) -> None:
+        if not cancelled:
+            cancelled.append(sink)
+            raise asyncio.CancelledError
+        await send(sink, outcome)
+
+    monkeypatch.setattr(TransactionalSink, "send", be_cancelled)
+    site = await make_site("cancelled")
+    await site.feed.many(site.consent, [consent("anna")])
+    await site.feed.many(site.content, [post("anna", "1")])
+    async with working(site) as running:
+        await site.decided(seconds=10)
+        assert [entry["why"] for entry in running.logged("recycled")] == ["cancelled inside"]
     await site.check()
 
 

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from consentgate.errors import ConfigError
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.service.worker import Worker
 from harness import Site, SiteFactory, StartWorker, consent, post, run_python, working
@@ -95,6 +97,19 @@ async def test_what_topics_create_makes_is_accepted(make_site: SiteFactory) -> N
     assert exit_code == 0, errors
     async with working(site) as running:
         await running.ready()
+
+
+async def test_settings_that_cannot_be_read_are_not_taken_for_right(make_site: SiteFactory) -> None:
+    # Checked: finds no settings, and so nothing wrong, where `Cluster` passes over the refusal.
+    site = await make_site("unread", create=False)
+    cluster = Cluster(kafka_settings(site.config.kafka))
+    await cluster.start(timeout_seconds=10)
+    try:
+        with pytest.raises(ConfigError, match="grant DescribeConfigs"):
+            # No broker tells the settings of a topic that cannot be, as if it were not allowed.
+            await cluster.topic_configs(["not a topic"])
+    finally:
+        await cluster.stop()
 
 
 async def test_a_policy_that_asks_for_redaction_is_refused(

@@ -107,6 +107,44 @@ async def test_a_withdrawal_that_nobody_saw_is_retracted_by_whoever_comes_next(
     assert {body["before"] for body in found} == {f"{site.content}-{p}@1" for p in range(2)}
 
 
+async def test_who_became_unreadable_while_nobody_looked_is_retracted(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: fails where `ConsentView.read_changes` judges by the record alone, which is a grant.
+    site = await make_site("divided", partitions=2, consent={"scope": "global"})
+    await site.feed.many(site.consent, [consent("anna")], partition=0)
+    await site.feed.many(site.content, [post("anna", "1")], partition=0)
+    async with working(site):
+        await site.decided()
+    await site.feed.many(site.consent, [consent("anna")], partition=1)
+    async with working(site) as running:
+        await running.ready()
+    assert {body["reason"] for body in await retractions(site)} == {"consent-unreadable"}
+
+
+async def test_partitions_that_share_a_table_all_begin_anew_with_it(make_site: SiteFactory) -> None:
+    # Checked: only the one that noticed takes over again where `Transport` does not ask whether
+    # it is still told of changes; ben is unknown where `ConsentView` does not read the topic anew.
+    site = await make_site("shared", partitions=2, consent={"scope": "global"})
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    async with working(site) as running:
+        await running.ready()
+        view = running.worker._view
+        ready = len(running.logged("ready"))
+        view._to_reset.append(view._followed[0])
+        await until(lambda: len(running.logged("ready")) == ready + 2, "both have taken over")
+        await site.feed.one(site.consent, consent("anna", "withdrawn"))
+        await until(lambda: both_retracted(site), "both retract")
+        await site.feed.many(site.content, [post("ben", "1")])
+        await site.decided()
+    assert (await site.check()).reasons() == {"opted-in": 1}
+    assert {entry["partition"] for entry in running.logged("recycled")} == {0, 1}
+
+
+async def both_retracted(site: Site) -> bool:
+    return len(await retractions(site)) == 2
+
+
 async def test_the_first_start_retracts_nobody(make_site: SiteFactory) -> None:
     # Checked: fails where a first start catches up from offset 0.
     site = await make_site("baseline")

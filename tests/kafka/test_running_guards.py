@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import attrgetter
 
 import pytest
 import structlog
@@ -12,15 +13,18 @@ from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from consentgate.core.partition import Moment
-from consentgate.errors import ConfigError
+from consentgate.errors import ClientBroken, ConfigError
 from consentgate.kafka import cluster, sink
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.consent import ConsentView
+from consentgate.kafka.layout import read_layout
+from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.service import worker as worker_module
 from consentgate.service.worker import Worker
 from consentgate.tools.broker import EmbeddedKafka
 from harness import (
+    DEADLINE_SECONDS,
     Running,
     Sent,
     Site,
@@ -57,7 +61,7 @@ async def forwards_nothing(site: Site, running: Running) -> None:
 async def refused(running: Running) -> str:
     """The message with which the worker has ended."""
     with pytest.raises(ConfigError) as ended:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.shield(running.task)
     assert ended.value.exit_code == EXIT_CONFIG
     return str(ended.value)
@@ -286,6 +290,56 @@ async def test_a_misplaced_consent_record_is_counted_and_said(make_site: SiteFac
     assert (await site.check()).reasons() == {"no-consent-record": 1}
 
 
+# A client that is broken inside.
+
+
+@pytest.mark.parametrize("client", ["_source._consumer", "_view._reader"])
+async def test_a_client_whose_fetching_has_ended_ends_the_worker(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    # Checked: waits for ever where `Worker._watch` does not ask the clients.
+    site = await make_site("broken")
+
+    def fail(assignment: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with about_to_end(site) as running:
+        fetcher = attrgetter(client)(running.worker)._fetcher
+        monkeypatch.setattr(fetcher, "_get_actions_per_node", fail)
+        with pytest.raises(ClientBroken):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await asyncio.shield(running.task)
+
+
+async def test_a_member_that_the_group_does_not_take_back_ends_the_worker(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: stays outside the group for ever where `Worker._watch` does not see for how long.
+    monkeypatch.setattr(worker_module, "MEMBER_SECONDS_MAX", 0.5)
+    site = await make_site("outside")
+    async with about_to_end(site) as running:
+        monkeypatch.setattr(running.worker._source, "is_member", lambda: False)
+        with pytest.raises(ClientBroken, match="not taken this member back"):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await asyncio.shield(running.task)
+
+
+async def test_partitions_that_cannot_be_taken_end_the_worker(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: goes on without them where `Worker._assign` leaves the error to the client, which
+    # only logs it.
+    def fail(worker: Worker, number: int) -> None:
+        raise ConfigError(f"cannot take {number}")
+
+    monkeypatch.setattr(Worker, "_take", fail)
+    site = await make_site("taken")
+    worker = Worker(site.config, load_policy(site.config.policy))
+    with pytest.raises(ConfigError, match="cannot take 0"):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await worker.run()
+
+
 # A broker that is away.
 
 
@@ -306,6 +360,32 @@ async def test_a_worker_ends_within_bounded_time_while_the_broker_stands_still(
         finally:
             shared_kafka.resume()
     assert time.monotonic() - began < 10
+
+
+async def test_a_producer_is_dropped_within_bounded_time_while_the_broker_stands_still(
+    make_site: SiteFactory, shared_kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: takes 40 s, the client's own patience, where `TransactionalSink.retire` does not
+    # bound it.
+    monkeypatch.setattr(sink, "RETIRE_SECONDS_MAX", 0.5)
+    site = await make_site("dropped")
+    settings, place = kafka_settings(site.config.kafka), TopicPartition(site.content, 0)
+    producer = sink.TransactionalSink(
+        settings, site.config.group, place, await read_layout(site.config)
+    )
+    await producer.start()
+    await producer._producer.begin_transaction()
+    await producer._producer.send_and_wait(site.config.topics.training, b"x", partition=0)
+    shared_kafka.suspend()
+    try:
+        sent = await producer._producer.send(site.config.topics.training, b"y", partition=0)
+        began = time.monotonic()
+        async with asyncio.timeout(10):
+            await producer.retire()
+        assert time.monotonic() - began < 5
+    finally:
+        shared_kafka.resume()
+    sent.cancel()
 
 
 async def test_a_worker_that_drains_outlasts_an_outage(

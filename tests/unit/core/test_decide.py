@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -660,6 +660,14 @@ def test_what_cannot_be_read_has_no_jurisdiction() -> None:
 
 
 # The theorems: judging a person alone.
+
+
+@pytest.mark.parametrize("rules", [OPT_IN, OPT_OUT])
+def test_a_choice_that_nobody_foresaw_permits_nothing(rules: Policy) -> None:
+    unforeseen = consent_state("GB", True, cast("Choice", "perhaps"))
+    person = judge_person(holding(3, unforeseen), rules.at(NOW_MS))
+    assert person.decision.reason is Reason.ERROR
+    assert person.rule is None
 
 
 def test_a_person_who_may_be_used_comes_with_the_rule_that_their_content_must_meet() -> None:

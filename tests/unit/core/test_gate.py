@@ -542,6 +542,13 @@ def test_a_retraction_is_as_documented() -> None:
     assert [each.offset for each in outcome.retracted] == [566]
 
 
+def test_a_retraction_takes_back_what_went_on_before_its_batch_and_nothing_of_it() -> None:
+    records = [content(offset) for offset in (1234, 1235)]
+    batch = Batch(1234, 1236, records)
+    (output,) = gate().judge(batch, GENESIS, NOW_MS, [change(566, WITHDRAWN)]).retractions
+    assert json.loads(output.value or b"")["before"] == "content-events-3@1234"
+
+
 @pytest.mark.parametrize(
     ("state", "reason"),
     [

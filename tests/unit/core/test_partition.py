@@ -657,6 +657,12 @@ def test_a_flood_of_changes_at_the_first_start_is_outlived() -> None:
     assert len(hand.whys(Recycled)) == 1
 
 
+def test_a_flood_of_changes_takes_no_more_than_its_share_of_memory() -> None:
+    hand = taken_over()
+    flooded(hand, 2 * CHANGES_MAX)
+    assert len(hand.partition._changes) == CHANGES_MAX + 1
+
+
 @pytest.mark.parametrize("barrier", [1, 2])
 def test_more_changes_than_are_kept_are_never_covered_by_a_commit(barrier: int) -> None:
     hand = working()
@@ -695,9 +701,11 @@ def test_a_withdrawal_of_somebody_else_aborts_nothing() -> None:
 
 def test_a_rule_that_ends_during_the_transaction_aborts_it() -> None:
     hand = working()
+    hand.now_ms = PAUSE_MS - 50
     hand.past(Send)
-    hand.answers[ReadClock] = lambda _: Moment(PAUSE_MS, hand.now_ms - NOW_MS)
+    hand.now_ms = PAUSE_MS
     hand.past(Abort)
+    assert hand.whys(Aborted) == ["a newer consent record or rule turns an outcome"]
     outcome = hand.until(Send).outcome
     assert set(reasons(outcome)) == {Reason.NO_RULE}
 
@@ -755,6 +763,12 @@ def test_exposure_at_the_limit_is_allowed() -> None:
     frozen = hand.now_ms + 1_000
     hand.answers[ReadClock] = lambda _: Moment(frozen, frozen - NOW_MS)
     assert isinstance(hand.until(Commit, Abort), Commit)
+
+
+@pytest.mark.parametrize("moment", [Moment(1_700, 200), Moment(1_200, 700)])
+def test_of_two_clocks_the_one_that_shows_more_time_counts(moment: Moment) -> None:
+    # One stands still while the machine is suspended, the other may be set.
+    assert moment.since_ms(Moment(1_000, 0)) == 700
 
 
 def test_waiting_for_content_is_no_exposure() -> None:
@@ -1140,6 +1154,13 @@ def test_stopping_ends_a_bootstrap() -> None:
     hand.past(AwaitFrontier)
     hand.partition.stop()
     assert hand.to_the_end() == ["ReadHighWatermarks", "AwaitFrontier", "Retire"]
+
+
+def test_stopping_ends_catching_up_after_the_transaction_in_hand() -> None:
+    hand = catching_up(b"m0", b"m1", b"m2")
+    hand.until(Send)
+    hand.partition.stop()
+    assert hand.to_the_end() == ["Send", "SendOffset", "Commit", "Retire"]
 
 
 def test_stopping_ends_a_row_of_aborted_attempts() -> None:
