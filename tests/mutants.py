@@ -29,7 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 
-ON_THE_BROKER = "tests/kafka/"
+ON_THE_BROKER = ("tests/kafka/", "tests/faults/", "tests/conformance/")
 """Where the tests lie that start a broker."""
 
 MUTANT_SECONDS_MAX = 180.0

@@ -193,7 +193,13 @@ class Arena:
 
     async def tampered(self, worker: WorkerProcess, seconds: float = 60.0) -> dict[str, Any]:
         """Wait until the point is reached at which the worker was tampered with; the log's line."""
-        lines = await until(lambda: worker.logged("tampered"), "the point is reached", seconds)
+
+        def reached() -> list[dict[str, Any]]:
+            lines = worker.logged("tampered")
+            assert lines or worker.running, worker.errors()[-2_000:]
+            return lines
+
+        lines = await until(reached, "the point is reached", seconds)
         return dict(lines[0])
 
     async def under_way(self) -> None:

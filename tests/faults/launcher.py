@@ -28,7 +28,7 @@ from aiokafka.protocol.transaction import EndTxnRequest
 from consentgate.cli import main
 from consentgate.core.model import Choice
 from consentgate.core.partition import AwaitFrontier, Commit, Fetch, Send, SendOffset, Step
-from consentgate.kafka.transport import Transport
+from consentgate.kafka.transport import KafkaTransport
 from consentgate.service.assigned import AssignedPartition
 from consentgate.service.worker import Worker
 
@@ -95,11 +95,11 @@ class Tampering:
 
 def tamper_with_transactions(tampering: Tampering) -> None:
     """Reach the points of each partition's transactions."""
-    perform = Transport._perform
-    granted: dict[Transport, list[str]] = {}
-    judged: set[Transport] = set()
+    perform = KafkaTransport._perform
+    granted: dict[KafkaTransport, list[str]] = {}
+    judged: set[KafkaTransport] = set()
 
-    async def perform_and_reach(transport: Transport, step: Step[Any]) -> Any:
+    async def perform_and_reach(transport: KafkaTransport, step: Step[Any]) -> Any:
         partition = transport._chain.partition
 
         async def reach(point: str | None) -> None:
@@ -120,10 +120,10 @@ def tamper_with_transactions(tampering: Tampering) -> None:
         await reach(AFTER.get(type(step)))
         return reply
 
-    Transport._perform = perform_and_reach  # type: ignore[method-assign]
+    KafkaTransport._perform = perform_and_reach  # type: ignore[method-assign]
 
 
-def _granted(transport: Transport, keys: Collection[bytes]) -> list[str]:
+def _granted(transport: KafkaTransport, keys: Collection[bytes]) -> list[str]:
     holdings = transport._table.holdings
     held = [(key, holdings.get(key)) for key in keys]
     return [

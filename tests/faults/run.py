@@ -29,7 +29,7 @@ from arena import Result, Scenario, run
 from consentgate.tools.jars import kafka_version, read_lock
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-RECORDS, INJECTIONS = 40_000, 5
+RECORDS, INJECTIONS = 20_000, 5
 SOAK_RECORDS, SOAK_INJECTIONS = 20_000, 3
 
 SCENARIOS = {scenario.name: scenario for scenario in (*processes.SCENARIOS, *network.SCENARIOS)}
@@ -74,7 +74,8 @@ Measured with `make faults` on {date}, after commit {commit}: Apache Kafka {kafk
 `make soak MINUTES=60` mixes the scenarios at random, and prints a seed, which `SEED=` repeats.
 """
 
-console = Console()
+# A log file is as wide as it needs to be.
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,8 @@ def cells(result: Result) -> list[str]:
 def table(results: Sequence[Result]) -> Table:
     """The matrix for the terminal."""
     made = Table(*HEADINGS, "problems")
+    for column in made.columns:
+        column.no_wrap, column.overflow = True, "fold"
     for result in results:
         made.add_row(*cells(result), str(len(result.problems)))
     return made

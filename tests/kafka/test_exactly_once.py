@@ -212,6 +212,28 @@ async def test_a_producer_that_lost_a_connection_is_not_used_again(
     assert (await site.check()).reasons() == counts
 
 
+async def test_a_producer_that_lost_a_connection_while_it_began_is_not_used(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: it is used where `TransactionalSink._settle_leftovers` does not look at that. Its
+    # first abort may have been sent twice, and arrive late.
+    abort, lost = AIOKafkaProducer.abort_transaction, list[AIOKafkaProducer]()
+
+    async def abort_and_lose_the_connections(producer: AIOKafkaProducer) -> None:
+        await abort(producer)
+        if not lost:
+            lost.append(producer)
+            for connection in list(producer.client._conns.values()):
+                connection.close()
+
+    monkeypatch.setattr(AIOKafkaProducer, "abort_transaction", abort_and_lose_the_connections)
+    site = await make_site("begun")
+    async with working(site) as running:
+        await running.ready()
+        whys = [entry["why"] for entry in running.logged("recycled")]
+        assert whys == ["the connection was lost while a new producer began"]
+
+
 async def test_a_client_s_own_cancellation_is_no_revocation(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

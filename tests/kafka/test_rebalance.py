@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import pytest
 
+from consentgate.core.partition import StepFailed
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.settings import kafka_settings
 from harness import (
@@ -106,6 +107,34 @@ async def test_a_signal_ends_a_worker_mid_work(
     await site.check()
 
 
+async def test_a_partition_is_never_fetched_from_where_somebody_else_has_got_to(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: the records in between count as none where `ContentSource.fetch` does not ask where
+    # the consumer stands.
+    site = await make_site("moved")
+    await site.feed.many(site.content, [post("m1", f"{n}") for n in range(10)])
+
+    async def ignore(_: Collection[int]) -> None:
+        pass
+
+    source = ContentSource(
+        kafka_settings(site.config.kafka), site.config.group, site.content, ignore, ignore
+    )
+    await source.start()
+    try:
+        await until(source._consumer.assignment, "it has joined")
+        await source.seek(0, 0)
+        assert (await source.fetch(0, 0, 3, wait_ms=1_000)).next_offset == 3
+        # Two lives of one partition, as where giving up the first has failed.
+        await source.seek(0, 7)
+        with pytest.raises(StepFailed, match="does not stand"):
+            await source.fetch(0, 3, 100, wait_ms=1_000)
+        assert [r.offset for r in (await source.fetch(0, 7, 100, 1_000)).records] == [7, 8, 9]
+    finally:
+        await source.stop()
+
+
 async def test_a_poll_never_holds_a_rebalance_up(make_site: SiteFactory) -> None:
     # Checked: the poll does not return where `ContentSource.fetch` does not bound it in time.
     site = await make_site("poll", partitions=2)
@@ -129,7 +158,7 @@ async def test_a_poll_never_holds_a_rebalance_up(make_site: SiteFactory) -> None
     try:
         await until(lambda: len(first._consumer.assignment()) == 2, "the first has joined")
         for partition in range(2):
-            first.seek(partition, 0)
+            await first.seek(partition, 0)
         await second.start()
         try:
             async with asyncio.timeout(5):

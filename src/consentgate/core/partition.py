@@ -20,9 +20,9 @@ T = TypeVar("T")
 IDLE_MS = 400
 """How long a fetch waits for content before an advanced frontier is committed by itself."""
 
-BATCH_RECORDS_MAX = 4_096
+BATCH_RECORDS_MAX = 2_048
 
-URGENT_RECORDS_MAX = 1_024
+URGENT_RECORDS_MAX = 512
 """The same while a consent change waits to be covered: a small transaction gets there sooner."""
 
 BATCH_OFFSETS_MAX = 1_000_000

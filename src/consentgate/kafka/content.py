@@ -57,6 +57,7 @@ class ContentSource:
         self._watermarks = AIOKafkaConsumer(
             group_id=None, isolation_level="read_uncommitted", **settings.client
         )
+        self._sought: dict[int, tuple[int, int]] = {}
         self._high_watermarks: dict[int, int] = {}
 
     async def start(self) -> None:
@@ -79,19 +80,27 @@ class ContentSource:
             ends = await self._consumer.end_offsets([tp])
         return starts[tp], ends[tp]
 
-    def seek(self, partition: int, offset: int) -> None:
-        """Fetch the partition from this offset on."""
+    async def seek(self, partition: int, offset: int) -> None:
+        """Fetch the partition from this offset on, or from the first one that is left after it."""
         tp = self._at(partition)
-        self._consumer.seek(tp, offset)
+        log_start, _ = await self.range(partition)
+        first_left = max(offset, log_start)
+        self._consumer.seek(tp, first_left)
         self._consumer.resume(tp)
+        self._sought[partition] = (offset, first_left)
 
     async def fetch(self, partition: int, first: int, records_max: int, wait_ms: int) -> Batch:
         """What comes from `first` on; an empty batch where nothing came within `wait_ms`.
 
         Raises:
             KafkaError: if the partition cannot be fetched, or is no longer this member's.
+            StepFailed: if the consumer does not stand there, because somebody else has moved it.
         """
         tp = self._at(partition)
+        sought, first_left = self._sought.get(partition, (first, first))
+        if await self._consumer.position(tp) != (first_left if sought == first else first):
+            # What lies in between would be taken for offsets without a record.
+            raise StepFailed("the consumer does not stand where this partition has got to")
         try:
             async with asyncio.timeout(wait_ms / 1000 + POLL_GRACE_SECONDS):
                 fetched = await self._consumer.getmany(

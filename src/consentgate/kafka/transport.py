@@ -118,7 +118,7 @@ class KafkaTransport(Transport):
             case ReadPosition():
                 return await read_position(self._clients, self._chain)
             case Seek(offset):
-                return await self._seek(offset)
+                return await self._source.seek(partition, offset)
             case Pause(duration_ms):
                 return await asyncio.sleep(duration_ms / 1000)
             case Retire():
@@ -173,12 +173,6 @@ class KafkaTransport(Transport):
         sink, self._sink = self._sink, None
         if sink is not None:
             await sink.retire()
-
-    async def _seek(self, offset: int) -> None:
-        # Offsets that retention has removed hold no records to seek to.
-        partition = self._chain.partition
-        log_start, _ = await self._source.range(partition)
-        self._source.seek(partition, max(offset, log_start))
 
 
 def _name(step: Step[Any]) -> str:
