@@ -191,7 +191,7 @@ async def test_a_bookmark_of_another_entry_stalls(make_site: SiteFactory) -> Non
     await decide_some(site)
     before = await site.check()
     first, second = before.chains[0][0], before.chains[0][-1]
-    forged = Bookmark(0, 0, second.hash, "partition", [1, 1])
+    forged = Bookmark(0, before.decisions[0][0].offset, second.hash, "partition", [1, 1])
     assert first.hash != second.hash
     await commit_by_hand(site, first.last + 1, forged.encode())
     async with working(site) as running:
@@ -214,7 +214,12 @@ async def test_a_content_topic_made_anew_stalls(make_site: SiteFactory) -> None:
         (error,) = (await site.probe.admin.create_topics([new])).topic_errors
         return not error[1]
 
+    async def described() -> bool:
+        (found,) = await site.probe.admin.describe_topics([site.content])
+        return not found["error_code"]
+
     await until(created, "the topic is made anew")
+    await until(described, "the new topic is known")
     async with working(site) as running:
         await until(lambda: running.logged("recycled"), "it notices")
         assert "truncated or made anew" in running.logged("recycled")[-1]["why"]
