@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import InvalidReplicationFactorError, KafkaError
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import OffsetAndMetadata
 
 import checker
@@ -89,6 +90,19 @@ def post(subject: str, name: str, /, **fields: Any) -> Sent:
         "body": {"text": f"What {subject} has to say in {name}"},
     }
     return Sent(subject.encode(), json.dumps(event | fields).encode())
+
+
+SPOILT_NAME = "header-name"
+"""The name of a header that `spoil_header_names` makes unreadable."""
+
+
+def spoil_header_names(data: bytearray) -> None:
+    """Make the marked headers' names bytes that are no UTF-8, and the batch's checksum right."""
+    name = SPOILT_NAME.encode()
+    assert name in data
+    data[:] = data.replace(name, b"\xff\xfe" + name[2:])
+    # The checksum stands after offset, length, leader epoch and magic, over what follows it.
+    data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4, "big")
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaError
 
 from consentgate.core import partition
@@ -232,6 +233,28 @@ async def test_a_producer_that_lost_a_connection_while_it_began_is_not_used(
         await running.ready()
         whys = [entry["why"] for entry in running.logged("recycled")]
         assert whys == ["the connection was lost while a new producer began"]
+
+
+async def test_an_output_without_a_leader_is_waited_for(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: goes on where `TransactionalSink` settles what was left open without asking who leads
+    # the partitions. The client's knowledge is changed, for the only broker leads everything.
+    site = await make_site("leaderless")
+    led, asked = ClusterMetadata.leader_for_partition, list[TopicPartition]()
+
+    def leader_for_partition(cluster: ClusterMetadata, tp: TopicPartition) -> int | None:
+        if tp.topic == site.config.topics.training and len(asked) < 2:
+            asked.append(tp)
+            return None
+        leader: int | None = led(cluster, tp)
+        return leader
+
+    monkeypatch.setattr(ClusterMetadata, "leader_for_partition", leader_for_partition)
+    async with working(site) as running:
+        await running.ready()
+        whys = {entry["why"] for entry in running.logged("recycled")}
+        assert whys == {f"{site.config.topics.training}-0 has no leader"}
 
 
 async def test_a_client_s_own_cancellation_is_no_revocation(

@@ -12,11 +12,19 @@ from aiokafka.record.util import calc_crc32c
 
 import checker
 from checker import Kept
-from harness import Sent, Site, SiteFactory, consent, metric, post, working
+from harness import (
+    SPOILT_NAME,
+    Sent,
+    Site,
+    SiteFactory,
+    consent,
+    metric,
+    post,
+    spoil_header_names,
+    working,
+)
 
 SUBJECT = "anna"
-NAME = "header-name"
-"""In a record whose header's name is to be spoilt, its bytes; found by them."""
 
 FAR_FUTURE_MS = 10 * 365 * 86_400_000
 VALUE_BYTES_MAX = 900_000
@@ -40,15 +48,6 @@ def good() -> Sent:
 
 def value_of(**fields: Any) -> bytes:
     return post(SUBJECT, "bad", **fields).value or b""
-
-
-def spoil_header_names(data: bytearray) -> None:
-    """Make the marked headers' names bytes that are no UTF-8, and the batch's checksum right."""
-    name = NAME.encode()
-    assert name in data
-    data[:] = data.replace(name, b"\xff\xfe" + name[2:])
-    # The checksum stands after offset, length, leader epoch and magic, over what follows it.
-    data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4, "big")
 
 
 def spoil_and_compress(data: bytearray) -> None:
@@ -154,7 +153,7 @@ async def test_content_that_the_client_cannot_read_is_set_aside(
     # neighbours are lost where it steps over the offset only.
     site = await make_site("unreadable")
     await site.feed.many(site.consent, [consent(SUBJECT)])
-    marked = Sent(SUBJECT.encode(), value_of(), headers=[(NAME, b"x")])
+    marked = Sent(SUBJECT.encode(), value_of(), headers=[(SPOILT_NAME, b"x")])
     batch = [good(), marked, good(), marked, good()]
     now_ms = int(time.time() * 1000)
     batch = [sent._replace(timestamp_ms=now_ms) for sent in batch]
@@ -182,7 +181,7 @@ async def test_consent_that_the_client_cannot_read_stops_nobody_else(
     site = await make_site("consent-unreadable")
     records = [
         consent("before"),
-        consent(SUBJECT)._replace(headers=[(NAME, b"x")]),
+        consent(SUBJECT)._replace(headers=[(SPOILT_NAME, b"x")]),
         consent("after"),
     ]
     await site.feed.many(site.consent, [consent(SUBJECT)])

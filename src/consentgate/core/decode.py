@@ -118,6 +118,18 @@ def content_decoder(fields: ContentFields, max_depth: int) -> ContentDecoder:
     return decode
 
 
+def subject_reader(decode: ContentDecoder, *, key_is_subject: bool) -> Callable[[Any], bytes]:
+    """Tells whose a content or training record is; nobody's, b"", where that cannot be read."""
+
+    def subject_of(record: Any) -> bytes:
+        if key_is_subject:
+            return record.key or b""
+        event = decode(record.value or b"")
+        return event.subject.encode() if isinstance(event, ContentEvent) else b""
+
+    return subject_of
+
+
 def epoch_ms(moment: str | int) -> int:
     """Epoch milliseconds of a time with a zone (RFC 3339), rounded down; an integer is just that.
 

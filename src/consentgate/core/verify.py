@@ -35,6 +35,11 @@ EXPOSURE_WINDOW_MS = 120_000
 
 CLOCK_SKEW_MS = 1_000
 
+BROKER_TIME = 1
+"""The timestamp type of records whose time the broker has set."""
+
+Headers = Sequence[tuple[str, bytes | None]]
+
 
 @dataclass(slots=True)
 class Tally:
@@ -128,7 +133,9 @@ class ChainVerifier:
         table: ConsentTable,
         verification: Verification,
         is_signed: Callable[[LedgerRecord], bool] | None,
+        subject_of: Callable[[Any], bytes],
     ) -> None:
+        self._subject_of = subject_of
         self._is_signed = is_signed
         self._gates = gates
         self._table = table
@@ -139,7 +146,7 @@ class ChainVerifier:
         self._next_consent: dict[int, int] = {}
         self._compacted: set[int] = set()
         self._doubts: dict[bytes, _Doubts] = {}
-        self._latest: dict[bytes, tuple[int, str]] = {}
+        self._latest: dict[bytes, tuple[int, str, bool]] = {}
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
         self._exposed_since_ms: list[int] = []
         self._expired: set[Verdict] = set()
@@ -157,7 +164,8 @@ class ChainVerifier:
                 why = "consent offsets that hold no record: compacted, or a marker"
                 self._tallies["S6"].unchecked[why] += change.offset - expected
         self._next_consent[change.partition] = change.offset + 1
-        self._changes.append(change)
+        if self._previous is not None:  # Before that there is nothing to retract.
+            self._changes.append(change)
         if change.partition in self._compacted and (
             doubts := self._doubts.pop(change.subject, None)
         ):
@@ -165,7 +173,7 @@ class ChainVerifier:
             self._tallies["S1"].unchecked["consent history is compacted"] += doubts.number
         if self._leaves_ineligible(change):
             self._check_fresh(change, place, broker_time=broker_time)
-            self._measure_exposure(change)
+            self._measure_exposure(change, broker_time=broker_time)
 
     def entry(self, place: str, value: bytes, record: LedgerRecord, slice_: Slice) -> None:
         """Check one ledger entry; the table stands at its frontier, exactly."""
@@ -189,7 +197,8 @@ class ChainVerifier:
                 self._verification.exposure_ms_max, appended_ms - since_ms
             )
         self._exposed_since_ms.clear()
-        self._recent.append((appended_ms, Counter(p.record.key or b"" for p in slice_.training)))
+        subjects = Counter(self._subject_of(placed.record) for placed in slice_.training)
+        self._recent.append((appended_ms, subjects))
         while self._recent and self._recent[0][0] < appended_ms - EXPOSURE_WINDOW_MS:
             self._recent.popleft()
 
@@ -264,7 +273,7 @@ class ChainVerifier:
     ) -> None:
         """Find what differs between the recorded entry and the recomputed one."""
         source = f"{record.source.topic}-{record.source.partition}"
-        keys = {r.offset: r.key or b"" for r in content.records}
+        subjects = {r.offset: self._subject_of(r) for r in content.records}
         same = True
         for offset in sorted(recorded.keys() | recomputed.keys()):
             was, made = recorded.get(offset), recomputed.get(offset)
@@ -274,7 +283,7 @@ class ChainVerifier:
                 self._tallies["S7"].violation(f"{source}@{offset}", what)
             elif was is not made.reason:
                 same = False
-                doubts = self._doubts.setdefault(keys.get(offset, b""), _Doubts())
+                doubts = self._doubts.setdefault(subjects.get(offset, b""), _Doubts())
                 doubts.add(_Doubt(f"{source}@{offset}", was, made.reason))
         if same:
             self._tallies["S1"].violation(place, "the entry differs from the one recomputed")
@@ -286,16 +295,23 @@ class ChainVerifier:
             ("forwarded", outcome.training, slice_.training, Verdict.FORWARD),
             ("quarantined", outcome.quarantine, slice_.quarantine, Verdict.QUARANTINE),
         ):
-            wanted = {_source_offset(output.headers): output for output in expected}
+            wanted = {_source_offset(output.headers, verdict): output for output in expected}
             self._check_places(what, recorded, found, verdict)
             for placed in found:
-                output = wanted.get(_source_offset(placed.record.headers))
+                output = wanted.get(_source_offset(placed.record.headers, verdict))
                 if output is not None and not _same(output, placed.record):
                     self._tallies["S1"].violation(
                         placed.place, "the record is not the one that was decided"
                     )
+        assert slice_.content is not None, "expired content is not decided again"
+        by_broker = {
+            r.offset
+            for r in slice_.content.records
+            if getattr(r, "timestamp_type", 0) == BROKER_TIME
+        }
         for placed in slice_.training:
-            self._latest_of(placed)
+            offset = _source_offset(placed.record.headers, Verdict.FORWARD)
+            self._latest_of(placed, broker_time=offset in by_broker)
         self._tallies["S3"].checked += len(slice_.training)
 
     def _check_presence(
@@ -314,10 +330,10 @@ class ChainVerifier:
         """Each outcome has its one record, and each record its outcome."""
         tally = self._tallies["S7"]
         wanted = {offset for offset, reason in recorded.items() if reason.verdict is verdict}
-        places = sorted(o for p in found if (o := _source_offset(p.record.headers)) is not None)
+        offsets = [_source_offset(placed.record.headers, verdict) for placed in found]
+        places = sorted(offset for offset in offsets if offset is not None)
         seen: set[int | None] = set()
-        for placed in found:
-            offset = _source_offset(placed.record.headers)
+        for placed, offset in zip(found, offsets, strict=True):
             if offset in seen:
                 tally.violation(placed.place, f"source offset {offset} is {what} twice")
             elif offset not in wanted:
@@ -335,10 +351,13 @@ class ChainVerifier:
     def _check_retractions(self, place: str, outcome: BatchOutcome, slice_: Slice) -> None:
         tally = self._tallies["S6"]
         found = {_consent_place(placed.record.value) for placed in slice_.retractions}
+        # Somebody's records in several partitions can have come in another order.
+        scattered = len(outcome.frontier) > 1
+        others = {placed.record.key for placed in slice_.retractions if scattered}
         tally.checked += len(outcome.retractions)
         for retraction in outcome.retractions:
             wanted = _consent_place(retraction.value)
-            if wanted not in found:
+            if wanted not in found and retraction.key not in others:
                 tally.violation(place, f"the change at {wanted} is covered, but not retracted")
 
     def _leaves_ineligible(self, change: ConsentChange) -> bool:
@@ -351,31 +370,35 @@ class ChainVerifier:
         latest = self._latest.get(change.subject)
         if latest is None:
             return
-        if not broker_time:
+        appended_ms, content_place, content_broker_time = latest
+        if not (broker_time and content_broker_time):
             tally.unchecked["record times are the producers'"] += 1
             return
         tally.checked += 1
-        appended_ms, content_place = latest
         if appended_ms > change.timestamp_ms + CLOCK_SKEW_MS:
             tally.violation(content_place, f"appended after the withdrawal at {place}, forwarded")
 
-    def _measure_exposure(self, change: ConsentChange) -> None:
+    def _measure_exposure(self, change: ConsentChange, *, broker_time: bool) -> None:
         verification = self._verification
+        if not broker_time:
+            self._tallies["S5"].unchecked["record times are the producers'"] += 1
+            return
         self._tallies["S5"].checked += 1
         before = verification.exposed_records_max
         for appended_ms, subjects in reversed(self._recent):
-            verification.exposed_records_max += subjects[change.subject]
+            records = subjects.pop(change.subject, 0)  # Once, however often somebody changes.
+            verification.exposed_records_max += records
             if appended_ms <= change.timestamp_ms:
                 # Its transaction may have ended before the change, or after it; no other one.
                 break
-            verification.exposed_records_min += subjects[change.subject]
+            verification.exposed_records_min += records
         if verification.exposed_records_max > before:
             self._exposed_since_ms.append(change.timestamp_ms)
 
-    def _latest_of(self, placed: Placed) -> None:
-        key, time_ms = placed.record.key or b"", placed.record.timestamp
-        if key not in self._latest or self._latest[key][0] < time_ms:
-            self._latest[key] = (time_ms, placed.place)
+    def _latest_of(self, placed: Placed, *, broker_time: bool) -> None:
+        subject, time_ms = self._subject_of(placed.record), placed.record.timestamp
+        if subject not in self._latest or self._latest[subject][0] < time_ms:
+            self._latest[subject] = (time_ms, placed.place, broker_time)
 
     def _contradict(self, doubts: _Doubts) -> None:
         decided, permitted = self._tallies["S1"], self._tallies["S3"]
@@ -395,14 +418,26 @@ def _outcomes(record: LedgerRecord) -> dict[int, Reason]:
     return {offset: reason for offset, reason in codes if reason is not None}
 
 
-def _source_offset(headers: Sequence[tuple[str, bytes | None]]) -> int | None:
+def training_source(headers: Headers) -> bytes:
+    """Where a forwarded record came from, as topic-partition@offset."""
+    # The last one: the enforcer adds it behind what came.
+    return next((value or b"" for name, value in reversed(headers) if name == SOURCE_HEADER), b"")
+
+
+def quarantine_source(headers: Headers) -> bytes:
+    """Where a quarantined record came from, as topic-partition@offset."""
+    by_name = dict(headers)
+    topic, partition, offset = (
+        by_name.get(f"__connect.errors.{name}") or b"" for name in ("topic", "partition", "offset")
+    )
+    return topic + b"-" + partition + b"@" + offset
+
+
+def _source_offset(headers: Headers, verdict: Verdict) -> int | None:
     """The offset of the content record that an output came of."""
-    for name, value in headers:
-        if name == SOURCE_HEADER and value is not None:
-            return int(value.rpartition(b"@")[2])
-        if name == "__connect.errors.offset" and value is not None:
-            return int(value)
-    return None
+    source = training_source if verdict is Verdict.FORWARD else quarantine_source
+    offset = source(headers).rpartition(b"@")[2]
+    return int(offset) if offset.isdigit() else None
 
 
 def _consent_place(value: bytes | None) -> str:

@@ -135,8 +135,7 @@ class ConsentView:
 
     def is_broken(self) -> bool:
         """Whether the task has ended that fetches for the client."""
-        task = self._reader._fetcher._fetch_task
-        return bool(task.done() and (task.cancelled() or task.exception() is not None))
+        return bool(self._reader._fetcher._fetch_task.done())
 
     async def high_watermarks(self, table: ConsentTable) -> dict[int, int]:
         """The offsets after the last appended records of the table's partitions, as of now.

@@ -47,18 +47,19 @@ class Cursor:
 
     async def below(self, offset: int) -> list[Any]:
         """All records from here to below `offset`, and go there."""
-        return await self.take_while(lambda record: record.offset < offset)
+        return [record async for record in self.up_to(offset)]
 
-    async def take_while(self, is_wanted: Callable[[Any], bool]) -> list[Any]:
+    def up_to(self, offset: int) -> AsyncIterator[Any]:
+        """The same, one at a time."""
+        return self.take_while(lambda record: record.offset < offset)
+
+    async def take_while(self, is_wanted: Callable[[Any], bool]) -> AsyncIterator[Any]:
         """The next records up to the first that is not wanted, and go there."""
-        taken: list[Any] = []
         while self._buffer or await self.peek() is not None:
-            # Without the event loop in between, for what is there already.
             while self._buffer:
                 if not is_wanted(self._buffer[0]):
-                    return taken
-                taken.append(self._buffer.popleft())
-        return taken
+                    return
+                yield self._buffer.popleft()
 
     def place(self, record: Any) -> str:
         """Where the record stands, as topic-partition@offset."""

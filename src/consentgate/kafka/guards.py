@@ -30,7 +30,12 @@ def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
     }
     return [
         TopicPlan(topics.content, partitions),
-        TopicPlan(topics.consent, partitions, _required(topics)[topics.consent]),
+        TopicPlan(
+            topics.consent,
+            partitions,
+            # The broker's times are evidence; nobody's decision depends on them.
+            {**_required(topics)[topics.consent], "message.timestamp.type": "LogAppendTime"},
+        ),
         TopicPlan(topics.training, partitions, {**room, **times}),
         TopicPlan(topics.decisions, 1, {**own, **_required(topics)[topics.decisions]}),
         TopicPlan(topics.quarantine, partitions, {**room, **_required(topics)[topics.quarantine]}),

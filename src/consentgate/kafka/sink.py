@@ -75,15 +75,26 @@ class TransactionalSink:
         their replicas are down (KAFKA-20734). What was written there would be committed by the next
         transaction of this producer. So its first one is empty, and aborted, everywhere.
         """
+        await self._refuse_leaderless_outputs()
         await self._producer.begin_transaction()
         for output in self._outputs.all():
             self._producer._txn_manager.maybe_add_partition_to_txn(output)
         offset = OffsetAndMetadata(0, "")  # Whatever it is, it is not committed.
         await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
         await self._producer.abort_transaction()
+        await self._refuse_leaderless_outputs()
         if self._lost_connections:
             # What was sent on it may still arrive, and end the next transaction in its midst.
             raise StepFailed("the connection was lost while a new producer began")
+
+    async def _refuse_leaderless_outputs(self) -> None:
+        # There the marker of the abort would be left out, too.
+        for output in self._outputs.all():
+            await self._producer.partitions_for(output.topic)
+        await self._producer.client.force_metadata_update()
+        for output in self._outputs.all():
+            if self._producer.client.cluster.leader_for_partition(output) in (None, -1):
+                raise StepFailed(f"{output.topic}-{output.partition} has no leader")
 
     async def send(self, outcome: BatchOutcome) -> None:
         """Begin a transaction and write the outcome; every record is acknowledged on return.

@@ -140,11 +140,14 @@ class KafkaTransport(Transport):
         return dict(self._table.frontier)
 
     async def _high_watermarks(self) -> dict[int, int]:
+        self._refuse_lost_table()
+        return await self._view.high_watermarks(self._table)
+
+    def _refuse_lost_table(self) -> None:
         if self._is_watching and not self._view.is_listening(self._table, self._on_consent_change):
             # Another partition found that; this one has missed changes since, which only taking
             # over again finds.
             raise ConsentTableLost("the consent table was thrown away and is read anew")
-        return await self._view.high_watermarks(self._table)
 
     @property
     def _opened(self) -> TransactionalSink:
@@ -157,6 +160,8 @@ class KafkaTransport(Transport):
                 await self._view.await_frontier(self._table, high_watermarks)
         except TimeoutError:
             return await self._view.why_behind(self._table, high_watermarks)
+        # It may have been thrown away, and read beyond these offsets again, meanwhile.
+        self._refuse_lost_table()
         self.fresh_at_monotonic = time.monotonic()
         return None
 

@@ -134,6 +134,11 @@ class Worker:
             async with asyncio.timeout(BROKER_SECONDS_MAX):
                 await self._start(until_drained=until_drained)
         except UNANSWERED as error:
+            if not getattr(error, "retriable", True):
+                raise ConfigError(
+                    f"the cluster refuses what a start needs to know ({type(error).__name__}); "
+                    "see which rights this user has on the topics and the group"
+                ) from error
             raise BrokerUnavailable(
                 "the broker answered at first, but not to all that a start needs to know within "
                 f"{BROKER_SECONDS_MAX:.0f} s ({type(error).__name__}); start again"
@@ -177,7 +182,11 @@ class Worker:
         return task
 
     def _on_task_done(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            # One of the worker's own, that nobody has ended on purpose.
+            if task in self._tasks and not self._stopping:
+                self.end(ClientBroken("a task of the worker was cancelled from inside"))
+        elif (error := task.exception()) is not None:
             self.end(error)
 
     async def _assign(self, partitions: Collection[int]) -> None:
@@ -268,7 +277,8 @@ class Worker:
             try:
                 async with asyncio.timeout(STALE_SECONDS):
                     missing = await refuse_changes(self._config, self._cluster, layout)
-                    await self._source.refresh_high_watermarks()
+                    if not missing:
+                        await self._source.refresh_high_watermarks()
             except ConfigError:
                 raise
             except Exception as error:

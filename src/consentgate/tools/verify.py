@@ -11,22 +11,28 @@ import orjson
 
 from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
-from consentgate.core.decode import consent_decoder, content_decoder
+from consentgate.core.decode import consent_decoder, content_decoder, subject_reader
 from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
 from consentgate.core.model import UNREADABLE, ConsentState, Verdict
 from consentgate.core.policy import Policy
-from consentgate.core.verify import PROPERTIES, ChainVerifier, Placed, Slice, Verification
+from consentgate.core.verify import (
+    BROKER_TIME,
+    PROPERTIES,
+    ChainVerifier,
+    Placed,
+    Slice,
+    Verification,
+    quarantine_source,
+    training_source,
+)
 from consentgate.garbage import collect_garbage_rarely
-from consentgate.kafka.cursor import Cursor, open_cursor
+from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
-
-_BROKER_TIME = 1
-"""The timestamp type of records whose time the broker has set."""
 
 
 async def verify(
@@ -118,7 +124,14 @@ class _ChainWalk:
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
         gates = {policy.reference: self._gate(policy) for policy in policies}
-        self._verifier = ChainVerifier(gates, self._table, verification, subject.is_signed)
+        decode = content_decoder(config.content.fields, config.limits.max_depth)
+        self._verifier = ChainVerifier(
+            gates,
+            self._table,
+            verification,
+            subject.is_signed,
+            subject_reader(decode, key_is_subject=config.content.key_is_subject),
+        )
         purposes = {policy.purpose for policy in policies} or {""}
         self._decode_consent = consent_decoder(
             config.consent.fields, purposes.pop(), config.limits.max_depth
@@ -135,8 +148,11 @@ class _ChainWalk:
                 opened = open_cursor(self._settings, topic, partition)
                 return await stack.enter_async_context(opened)
 
-            # The ledger first: outputs that come while we read belong to entries beyond its end.
+            # The ledger first, so that the outputs of all its entries are there; what comes while
+            # we read belongs to later ones.
             ledger = await cursor(topics.decisions, at.decisions.partition)
+            for output in at.all():
+                await await_stable(self._settings, output)
             training = await cursor(topics.training, at.training.partition)
             quarantine = await cursor(topics.quarantine, at.quarantine.partition)
             retractions = await cursor(topics.retractions, at.retractions.partition)
@@ -164,17 +180,29 @@ class _ChainWalk:
                 self._verifier.committed(entry.timestamp, slice_)
                 self._last = record.source.last
                 yield record.source.last - record.source.first + 1
-            await self._rest(training, "forwarded")
-            await self._rest(quarantine, "quarantined")
+            next_offset = await self._next_offset(at.decisions, ledger.end)
+            await self._rest(training, "forwarded", next_offset)
+            await self._rest(quarantine, "quarantined", next_offset)
             await self._apply_consent(consent, {str(p): c.end for p, c in consent.items()})
             self._verifier.finish()
+
+    async def _next_offset(self, ledger: Any, since: int) -> int:
+        """Where the chain ends by now, after entries that came while we read."""
+        await await_stable(self._settings, ledger)
+        next_offset = self._last + 1
+        async with open_cursor(self._settings, ledger.topic, ledger.partition, since) as cursor:
+            while (entry := await cursor.next()) is not None:
+                record = _ledger_record(entry.value) if entry.key == self._chain.key else None
+                if record is not None:
+                    next_offset = max(next_offset, record.source.last + 1)
+        return next_offset
 
     async def _apply_consent(
         self, cursors: Mapping[int, Cursor], frontier: Mapping[str, int]
     ) -> None:
         for name, offset in frontier.items():
             cursor = cursors[int(name)]
-            for record in await cursor.below(offset):
+            async for record in cursor.up_to(offset):
                 self._apply(cursor, record)
             if offset >= self._table.frontier[cursor.partition]:
                 self._table.advance(cursor.partition, offset)
@@ -189,7 +217,7 @@ class _ChainWalk:
         self._table.apply(cursor.partition, record.key, state)
         held = self._table.holdings.get(record.key)
         change = ConsentChange(cursor.partition, record.offset, record.timestamp, record.key, held)
-        broker_time = getattr(record, "timestamp_type", 0) == _BROKER_TIME
+        broker_time = getattr(record, "timestamp_type", 0) == BROKER_TIME
         self._verifier.consent(change, cursor.place(record), broker_time=broker_time)
 
     async def _content(self, cursor: Cursor, record: LedgerRecord) -> Batch | None:
@@ -209,8 +237,12 @@ class _ChainWalk:
         """The outputs that came of the entry's offsets."""
         found = []
         last = record.source.last
-        for output in await cursor.take_while(lambda o: (self._source_offset(o) or 0) <= last):
-            offset = self._source_offset(output)
+
+        def is_due(output: Any) -> bool:
+            return (self._source_offset(cursor, output) or 0) <= last
+
+        async for output in cursor.take_while(is_due):
+            offset = self._source_offset(cursor, output)
             if offset is None:
                 self._judge_stranger(cursor, output)
             elif offset < record.source.first:
@@ -221,7 +253,7 @@ class _ChainWalk:
 
     async def _retracted(self, cursor: Cursor, first: int) -> list[Placed]:
         """The retractions of the chain whose `before` is this offset."""
-        for output in await cursor.take_while(lambda o: (self._before(o) or 0) <= first):
+        async for output in cursor.take_while(lambda o: (self._before(o) or 0) <= first):
             before = self._before(output)
             if before is not None:
                 consent = str(orjson.loads(output.value)["consent"])
@@ -241,13 +273,14 @@ class _ChainWalk:
         except (ValueError, KeyError, TypeError):
             return None
 
-    async def _rest(self, cursor: Cursor, what: str) -> None:
+    async def _rest(self, cursor: Cursor, what: str, next_offset: int) -> None:
         """Outputs behind the last entry, for which there is no outcome."""
         while (output := await cursor.next()) is not None:
-            if self._source_offset(output) is not None:
-                self._verifier.surplus(Placed(cursor.place(output), output), what)
-            else:
+            offset = self._source_offset(cursor, output)
+            if offset is None:
                 self._judge_stranger(cursor, output)
+            elif not self._last < offset < next_offset:
+                self._verifier.surplus(Placed(cursor.place(output), output), what)
 
     def _judge_stranger(self, cursor: Cursor, output: Any) -> None:
         """An output that is not this chain's: another chain's, or nobody's."""
@@ -257,14 +290,11 @@ class _ChainWalk:
         if not claimed and self._partition == cursor.partition % chains:
             self._verifier.surplus(Placed(cursor.place(output), output), "without a source")
 
-    def _source_offset(self, output: Any) -> int | None:
+    def _source_offset(self, cursor: Cursor, output: Any) -> int | None:
         """The content offset of which the output came; None where it is not of this chain."""
-        source = b""
-        for name, value in output.headers:
-            if name == SOURCE_HEADER:
-                source = value or b""
-        if not source and output.headers:
-            source = _quarantine_source(dict(output.headers))
+        # A record may have come with the headers of either kind from elsewhere.
+        is_training = cursor.topic == self._config.topics.training
+        source = (training_source if is_training else quarantine_source)(output.headers)
         if not source.startswith(self._source):
             return None
         offset = source.removeprefix(self._source)
@@ -291,11 +321,3 @@ def _ledger_record(value: bytes | None) -> LedgerRecord | None:
     except (ValueError, LookupError, zlib.error):
         return None
     return record
-
-
-def _quarantine_source(headers: Mapping[str, bytes | None]) -> bytes:
-    """Where a quarantined record came from, as topic-partition@offset."""
-    topic, partition, offset = (
-        headers.get(f"__connect.errors.{name}") or b"" for name in ("topic", "partition", "offset")
-    )
-    return topic + b"-" + partition + b"@" + offset

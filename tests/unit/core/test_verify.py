@@ -12,7 +12,7 @@ import pytest
 
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.decide import Limits
-from consentgate.core.decode import ContentFields, content_decoder
+from consentgate.core.decode import ContentFields, content_decoder, subject_reader
 from consentgate.core.gate import Batch, Gate, Output
 from consentgate.core.ledger import (
     GENESIS,
@@ -25,10 +25,12 @@ from consentgate.core.ledger import (
 from consentgate.core.model import Choice, Verdict, consent_state
 from consentgate.core.policy import Basis, Policy, Rule
 from consentgate.core.verify import (
+    BROKER_TIME,
     CLOCK_SKEW_MS,
     EXPOSURE_WINDOW_MS,
     FINDINGS_MAX,
     ChainVerifier,
+    Headers,
     Placed,
     Slice,
     Verification,
@@ -48,6 +50,10 @@ class Content:
     value: bytes | None
     timestamp: int = NOW_MS
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp_type: int = BROKER_TIME
+
+
+key_of = subject_reader(content_decoder(ContentFields(), 64), key_is_subject=True)
 
 
 @dataclass
@@ -93,13 +99,14 @@ class Topics:
         self.consent.append(change)
         self.uncovered.append(change)
 
-    def post(self, *subjects: str, timestamp_ms: int = NOW_MS) -> Written:
+    def post(self, *subjects: str, timestamp_ms: int = NOW_MS, headers: Headers = ()) -> Written:
         """These people's posts are decided in one transaction; `broken` cannot write JSON."""
         records = []
         for offset, subject in enumerate(subjects, self.next_offset):
             known = {"id": "e", "subject": subject, "kind": "k", "visibility": "v"}
             event = json.dumps({**known, "created_at": 0}) if subject != "broken" else "{"
-            records.append(Content(offset, subject.encode(), event.encode(), timestamp_ms))
+            record = Content(offset, subject.encode(), event.encode(), timestamp_ms)
+            records.append(replace(record, headers=headers))
         batch = Batch(self.next_offset, self.next_offset + len(subjects), records)
         # A group's first entry is its baseline.
         changes = self.uncovered if self.written else []
@@ -117,6 +124,13 @@ class Topics:
         )
         return self.written[-1]
 
+    def edit_content(self, number: int, **changes: Any) -> None:
+        """Change the content records that an entry accounts for."""
+        batch = self.written[number].content
+        assert batch is not None
+        records = [replace(record, **changes) for record in batch.records]  # type: ignore[type-var]
+        self.written[number].content = Batch(batch.first, batch.next_offset, records)
+
     def rewrite(self, number: int, edit: Callable[[Entry], None]) -> None:
         """Change an entry as one would who knows how the chain is made."""
         previous = json.loads(self.written[number].value)["previous"]
@@ -133,11 +147,12 @@ class Topics:
         *,
         is_signed: Callable[[LedgerRecord], bool] | None = None,
         expired: Verdict | None = None,
+        subject_of: Callable[[Any], bytes] = key_of,
     ) -> Verification:
         """What the verifier makes of it."""
         table, verification = ConsentTable([0]), Verification()
         gates = {POLICY.reference: gate(table)}
-        verifier = ChainVerifier(gates, table, verification, is_signed)
+        verifier = ChainVerifier(gates, table, verification, is_signed, subject_of)
         if expired is not None:
             verifier.expired(expired)
         left = list(self.consent)
@@ -330,7 +345,7 @@ def test_an_output_of_another_outcome_is_found(role: str, what: str) -> None:
 
 def test_an_output_that_no_entry_accounts_for_is_found() -> None:
     verification = Verification()
-    verifier = ChainVerifier({}, ConsentTable([0]), verification, None)
+    verifier = ChainVerifier({}, ConsentTable([0]), verification, None, key_of)
     verifier.surplus(Placed("t-0@9", Content(9, b"anna", b"{}")), "forwarded")
     assert findings(verification) == {
         "S7": ["t-0@9: forwarded, but no ledger entry accounts for it"]
@@ -377,7 +392,7 @@ def test_outputs_that_have_expired_are_told_apart_from_those_that_are_missing(
 
 def test_an_entry_that_is_none_is_found() -> None:
     verification = Verification()
-    ChainVerifier({}, ConsentTable([0]), verification, None).unreadable("ledger-0@9")
+    ChainVerifier({}, ConsentTable([0]), verification, None, key_of).unreadable("ledger-0@9")
     assert findings(verification) == {
         "S7": ["ledger-0@9: there should be a ledger entry, but it is unreadable"]
     }
@@ -559,7 +574,7 @@ def test_a_frontier_that_is_left_out_goes_back() -> None:
     made = topics()
     verification = Verification()
     table = ConsentTable([0])
-    verifier = ChainVerifier({}, table, verification, None)
+    verifier = ChainVerifier({}, table, verification, None, key_of)
     for number, written in enumerate(made.written):
         if number == 2:
             made.rewrite(2, lambda entry: entry["consent"].clear())
@@ -611,7 +626,41 @@ def test_what_was_appended_after_its_owner_s_withdrawal_is_found(late_ms: int, w
 def test_producers_times_prove_nothing() -> None:
     verification = withdrawn_at(NOW_MS, NOW_MS + 5_000, broker_time=False).verified()
     assert verification.violations == 0
+    why = "record times are the producers'"
+    assert unchecked(verification) == {"S2": {why: 1}, "S5": {why: 1}}
+    assert exposure(verification) == (0, 0, 0)
+
+
+def test_the_producers_times_of_content_prove_nothing_either() -> None:
+    made = withdrawn_at(NOW_MS, NOW_MS + 5_000)
+    made.edit_content(0, timestamp_type=0)
+    verification = made.verified()
+    assert verification.violations == 0
     assert unchecked(verification) == {"S2": {"record times are the producers'": 1}}
+
+
+def test_headers_of_other_places_are_not_taken_for_ours() -> None:
+    made = Topics()
+    made.choose("anna", Choice.GRANTED)
+    made.choose("broken", Choice.GRANTED)
+    came_with = (("__connect.errors.offset", b"77"), ("consentgate.source", b"elsewhere-0@88"))
+    written = made.post("anna", "broken", headers=came_with)
+    assert (len(written.training), len(written.quarantine)) == (1, 1)
+    assert findings(made.verified()) == {}
+
+
+def test_a_doubt_about_a_person_is_not_explained_by_another_one_s_gap() -> None:
+    # The content is keyed by something else than its subject.
+    made = Topics()
+    made.choose("anna", Choice.GRANTED)
+    made.post("anna")
+    made.choose("anna", Choice.WITHDRAWN)
+    made.choose("ben", Choice.GRANTED)
+    made.consent[2] = replace(made.consent[2], offset=made.consent[2].offset + 5)
+    made.rewrite(0, lambda entry: entry["consent"].update({"0": 2}))
+    subject_of = subject_reader(content_decoder(ContentFields(), 64), key_is_subject=False)
+    made.edit_content(0, key=b"post-1")
+    assert "S3" in findings(made.verified(subject_of=subject_of))
 
 
 def exposure(verification: Verification) -> tuple[int, int, int]:
