@@ -18,7 +18,7 @@ from consentgate import __version__
 from consentgate.core.partition import Aborted, Committed, Event, Moment, Ready, Recycled, Stalled
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_RECORDS = (0, 1, 10, 100, 1_000, 5_000, 10_000, 20_000)
+_RECORDS = (0, 1, 10, 50, 100, 250, 500, 1_000, 2_000)
 _PARTITION_GAUGES = {
     "consentgate_lag_records": "Offsets between the partition's position and its high watermark.",
     "consentgate_lag_seconds": "Age of the last decided record where the partition lags, else 0.",
@@ -108,7 +108,7 @@ class Metrics:
         self.exposure_seconds = Histogram(
             "consentgate_exposure_seconds",
             "From a consent change that leaves somebody ineligible to the last commit of a record "
-            "of theirs after it, 0 where there is none; once for each input partition.",
+            "of theirs after it by this worker, 0 where there is none; for each input partition.",
             buckets=_SECONDS,
             registry=registry,
         )
