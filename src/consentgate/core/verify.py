@@ -248,8 +248,7 @@ class ChainVerifier:
 
     def _check_outcome(self, place: str, record: LedgerRecord, gate: Gate, slice_: Slice) -> None:
         assert slice_.content is not None, "expired content is not decided again"
-        changes = () if self._previous is None else self._changes
-        outcome = gate.judge(slice_.content, record.previous, record.decided_at, changes)
+        outcome = gate.judge(slice_.content, record.previous, record.decided_at, self._changes)
         self._check_retractions(place, outcome, slice_)
         recorded = _outcomes(record)
         recomputed = {
