@@ -424,9 +424,8 @@ class Partition:
 
     def _fetch(self) -> Steps[Batch]:
         wait_ms = 0 if self._just_taken_over else IDLE_MS
-        records_max = (
-            min(self._records_max, URGENT_RECORDS_MAX) if self._changes else self._records_max
-        )
+        limit = URGENT_RECORDS_MAX if self._changes else BATCH_RECORDS_MAX
+        records_max = min(self._records_max, limit)
         batch = yield from ask(Fetch(self.next_offset, records_max, wait_ms))
         self._just_taken_over = False
         if batch.next_offset - batch.first <= BATCH_OFFSETS_MAX:

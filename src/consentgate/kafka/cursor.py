@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -49,17 +50,24 @@ class Cursor:
         """All records from here to below `offset`, and go there."""
         return [record async for record in self.up_to(offset)]
 
-    def up_to(self, offset: int) -> AsyncIterator[Any]:
+    async def up_to(self, offset: int) -> AsyncIterator[Any]:
         """The same, one at a time."""
-        return self.take_while(lambda record: record.offset < offset)
+        async for _, record in self.while_at_most(offset - 1, attrgetter("offset")):
+            yield record
 
-    async def take_while(self, is_wanted: Callable[[Any], bool]) -> AsyncIterator[Any]:
-        """The next records up to the first that is not wanted, and go there."""
+    async def while_at_most(
+        self, limit: int, measure: Callable[[Any], int | None]
+    ) -> AsyncIterator[tuple[int | None, Any]]:
+        """The next records with their measures, up to the first beyond the limit, and go there.
+
+        A record without a measure is passed, too.
+        """
         while self._buffer or await self.peek() is not None:
             while self._buffer:
-                if not is_wanted(self._buffer[0]):
+                measured = measure(self._buffer[0])
+                if measured is not None and measured > limit:
                     return
-                yield self._buffer.popleft()
+                yield measured, self._buffer.popleft()
 
     def place(self, record: Any) -> str:
         """Where the record stands, as topic-partition@offset."""

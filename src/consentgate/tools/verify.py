@@ -4,6 +4,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -236,13 +237,8 @@ class _ChainWalk:
     async def _outputs(self, cursor: Cursor, record: LedgerRecord) -> list[Placed]:
         """The outputs that came of the entry's offsets."""
         found = []
-        last = record.source.last
-
-        def is_due(output: Any) -> bool:
-            return (self._source_offset(cursor, output) or 0) <= last
-
-        async for output in cursor.take_while(is_due):
-            offset = self._source_offset(cursor, output)
+        source_offset = partial(self._source_offset, cursor)
+        async for offset, output in cursor.while_at_most(record.source.last, source_offset):
             if offset is None:
                 self._judge_stranger(cursor, output)
             elif offset < record.source.first:
@@ -253,8 +249,7 @@ class _ChainWalk:
 
     async def _retracted(self, cursor: Cursor, first: int) -> list[Placed]:
         """The retractions of the chain whose `before` is this offset."""
-        async for output in cursor.take_while(lambda o: (self._before(o) or 0) <= first):
-            before = self._before(output)
+        async for before, output in cursor.while_at_most(first, self._before):
             if before is not None:
                 consent = str(orjson.loads(output.value)["consent"])
                 self._retractions[consent] = (before, Placed(cursor.place(output), output))
