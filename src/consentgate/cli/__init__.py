@@ -1,0 +1,31 @@
+"""The command line: one module for each kind of work that people do with it."""
+
+import sys
+import traceback
+
+import typer
+
+from consentgate.cli import evidence, fixtures, operate, policies
+from consentgate.errors import EXIT_INTERNAL, ConsentgateError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Forwards only the content events whose authors may be used to train on, exactly once.",
+)
+for group in (operate, fixtures, evidence, policies):
+    app.add_typer(group.commands)
+
+
+def main() -> None:
+    """Run the command line; an error becomes one message and its exit code."""
+    try:
+        app()
+    except ConsentgateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(EXIT_INTERNAL)

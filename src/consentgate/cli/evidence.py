@@ -1,0 +1,79 @@
+"""What the topics prove afterwards: for everybody, and for one person."""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+import orjson
+import typer
+
+from consentgate.cli.options import ConfigOption, Format, FormatOption, progress_bar
+from consentgate.config import load_config
+from consentgate.errors import EXIT_FOUND
+from consentgate.policies import load_policy
+from consentgate.signing import load_signature_check
+from consentgate.tools.receipt import make_receipt, receipt_lines
+from consentgate.tools.verify import verification_json, verification_lines
+from consentgate.tools.verify import verify as verify_topics
+
+commands = typer.Typer()
+
+
+@commands.command()
+def verify(
+    config_path: ConfigOption = None,
+    policy_names: Annotated[
+        list[str] | None,
+        typer.Option("--policy", help="A policy that was in force; repeat for several."),
+    ] = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option("--public-key", help="Every ledger entry must be signed; a PEM file."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where something could not be checked.")
+    ] = False,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Check from the topics alone that nothing slipped through; exit 1 on a violation.
+
+    Example: consentgate verify -c consentgate.yaml --policy linkedin --strict
+    """
+    config = load_config(config_path)
+    policies = [load_policy(name) for name in policy_names or [config.policy]]
+    is_signed = None if public_key is None else load_signature_check(public_key)
+    with progress_bar() as progress:
+        task = progress.add_task("verify", total=None)
+        verification = asyncio.run(
+            verify_topics(
+                config,
+                policies,
+                lambda done, total: progress.update(task, completed=done, total=total),
+                is_signed,
+            )
+        )
+    if fmt is Format.JSON:
+        print(orjson.dumps(verification_json(verification)).decode())
+    else:
+        print("\n".join(verification_lines(verification)))
+    if verification.violations or (strict and verification.unchecked):
+        raise typer.Exit(EXIT_FOUND)
+
+
+@commands.command()
+def receipt(
+    subject: Annotated[str, typer.Argument(help="The subject id, as it stands in the keys.")],
+    config_path: ConfigOption = None,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Say what the topics hold of one person: changes, effects, what went on, retractions.
+
+    Example: consentgate receipt -c consentgate.yaml member-17
+    """
+    made = asyncio.run(make_receipt(load_config(config_path), subject))
+    if fmt is Format.JSON:
+        print(orjson.dumps(msgspec.to_builtins(made)).decode())
+    else:
+        print("\n".join(receipt_lines(made)))
+    if not made.changes and not made.forwarded:
+        raise typer.Exit(EXIT_FOUND)

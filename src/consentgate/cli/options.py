@@ -1,0 +1,54 @@
+"""What several commands share: their options, and how they show progress."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from consentgate.config import Config, load_config
+from consentgate.core.policy import Policy
+from consentgate.policies import load_policy
+from consentgate.service.worker import refuse_unsupported
+
+err = Console(stderr=True, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("-c", "--config", envvar="CONSENTGATE_CONFIG", help="The configuration file."),
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option("--policy", help="A preset's name or a path; else the configuration's policy."),
+]
+FixtureFiles = Annotated[list[Path], typer.Argument(help="Fixture files, JSON lines.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the results.")]
+
+
+def configured(config_path: str | None, policy_name: str | None) -> tuple[Config, Policy]:
+    """The configuration, and the policy that is named or else the configured one."""
+    config = load_config(config_path)
+    policy = load_policy(policy_name or config.policy)
+    refuse_unsupported(policy)
+    return config, policy
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+    )
