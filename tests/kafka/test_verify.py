@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from consentgate.config import Config
 from consentgate.core.verify import Verification
+from consentgate.errors import ConfigError
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
@@ -213,6 +215,13 @@ async def test_a_policy_that_is_not_given_is_not_passed(site: Site) -> None:
     assert verification.violations == 0
     assert verification.tallies["S1"].checked == 0
     assert verification.tallies["S1"].unchecked.total() == 3 * 20 * 51 + 4
+
+
+async def test_policies_of_several_purposes_are_refused(site: Site) -> None:
+    # A person's choice for one of them would be taken for that of the other.
+    policies = [load_policy("meta"), replace(load_policy("linkedin"), purpose="advertising")]
+    with pytest.raises(ConfigError, match="advertising, ai-training"):
+        await verify(site.config, policies, lambda done, total: None)
 
 
 @pytest.fixture

@@ -50,6 +50,16 @@ class Tally:
     findings: list[str] = field(default_factory=list)
     unchecked: Counter[str] = field(default_factory=Counter)
 
+    @staticmethod
+    def of(tallies: Sequence["Tally"]) -> "Tally":
+        """The sum of some tallies."""
+        return Tally(
+            sum(tally.checked for tally in tallies),
+            sum(tally.violations for tally in tallies),
+            [finding for tally in tallies for finding in tally.findings][:FINDINGS_MAX],
+            sum((tally.unchecked for tally in tallies), Counter()),
+        )
+
     def violation(self, place: str, message: str) -> None:
         """Something is wrong at this place (topic-partition@offset)."""
         self.violations += 1
@@ -81,6 +91,16 @@ class Verification:
         """Over all properties."""
         return sum(tally.unchecked.total() for tally in self.tallies.values())
 
+    @staticmethod
+    def of(chains: Sequence["Verification"]) -> "Verification":
+        """What the verifications of some chains come to, findings in the order of the chains."""
+        return Verification(
+            {name: Tally.of([chain.tallies[name] for chain in chains]) for name in PROPERTIES},
+            sum(chain.exposed_records_min for chain in chains),
+            sum(chain.exposed_records_max for chain in chains),
+            max((chain.exposure_ms_max for chain in chains), default=0),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
@@ -88,6 +108,7 @@ class Placed:
 
     place: str  # topic-partition@offset
     record: Any
+    source_offset: int | None = None  # of the content record that an output came of
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +168,7 @@ class ChainVerifier:
         self._compacted: set[int] = set()
         self._doubts: dict[bytes, _Doubts] = {}
         self._latest: dict[bytes, tuple[int, str, bool]] = {}
+        self._owners: list[bytes] = []  # of what the last entry forwarded
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
         self._exposed_since_ms: list[int] = []
         self._expired: set[Verdict] = set()
@@ -178,6 +200,7 @@ class ChainVerifier:
     def entry(self, place: str, value: bytes, record: LedgerRecord, slice_: Slice) -> None:
         """Check one ledger entry; the table stands at its frontier, exactly."""
         self._check_chain(place, value, record)
+        self._owners = [self._subject_of(placed.record) for placed in slice_.training]
         gate = self._gates.get(record.policy)
         if gate is None or slice_.content is None:
             why = f"no policy given for {record.policy}" if gate is None else "content has expired"
@@ -190,15 +213,14 @@ class ChainVerifier:
         self._previous = record
         self._changes.clear()
 
-    def committed(self, appended_ms: int, slice_: Slice) -> None:
-        """The entry was appended at this time; remember whose records were committed with it."""
+    def committed(self, appended_ms: int) -> None:
+        """The last entry was appended at this time; remember whose records came with it."""
         for since_ms in self._exposed_since_ms:
             self._verification.exposure_ms_max = max(
                 self._verification.exposure_ms_max, appended_ms - since_ms
             )
         self._exposed_since_ms.clear()
-        subjects = Counter(self._subject_of(placed.record) for placed in slice_.training)
-        self._recent.append((appended_ms, subjects))
+        self._recent.append((appended_ms, Counter(self._owners)))
         while self._recent and self._recent[0][0] < appended_ms - EXPOSURE_WINDOW_MS:
             self._recent.popleft()
 
@@ -215,9 +237,9 @@ class ChainVerifier:
         """A record under the chain's key that is no ledger entry."""
         self._tallies["S7"].violation(place, "there should be a ledger entry, but it is unreadable")
 
-    def surplus(self, placed: Placed, what: str) -> None:
+    def surplus(self, place: str, what: str) -> None:
         """An output that no ledger entry accounts for."""
-        self._tallies["S7"].violation(placed.place, f"{what}, but no ledger entry accounts for it")
+        self._tallies["S7"].violation(place, f"{what}, but no ledger entry accounts for it")
 
     def _check_chain(self, place: str, value: bytes, record: LedgerRecord) -> None:
         tally, previous = self._tallies["S7"], self._previous
@@ -260,7 +282,7 @@ class ChainVerifier:
         self._tallies["S1"].checked += len(recomputed)
         if outcome.entry.hash != record.hash:
             self._compare(place, record, recorded, recomputed, slice_.content)
-        self._check_outputs(recorded, outcome, slice_)
+        self._check_outputs(recorded, recomputed, outcome, slice_)
 
     def _compare(
         self,
@@ -288,16 +310,23 @@ class ChainVerifier:
             self._tallies["S1"].violation(place, "the entry differs from the one recomputed")
 
     def _check_outputs(
-        self, recorded: Mapping[int, Reason], outcome: BatchOutcome, slice_: Slice
+        self,
+        recorded: Mapping[int, Reason],
+        recomputed: Mapping[int, Decision],
+        outcome: BatchOutcome,
+        slice_: Slice,
     ) -> None:
         for what, expected, found, verdict in (
             ("forwarded", outcome.training, slice_.training, Verdict.FORWARD),
             ("quarantined", outcome.quarantine, slice_.quarantine, Verdict.QUARANTINE),
         ):
-            wanted = {_source_offset(output.headers, verdict): output for output in expected}
             self._check_places(what, recorded, found, verdict)
+            offsets = (
+                offset for offset, made in recomputed.items() if made.reason.verdict is verdict
+            )
+            wanted: dict[int | None, Output] = dict(zip(offsets, expected, strict=True))
             for placed in found:
-                output = wanted.get(_source_offset(placed.record.headers, verdict))
+                output = wanted.get(placed.source_offset)
                 if output is not None and not _same(output, placed.record):
                     self._tallies["S1"].violation(
                         placed.place, "the record is not the one that was decided"
@@ -308,9 +337,8 @@ class ChainVerifier:
             for r in slice_.content.records
             if getattr(r, "timestamp_type", 0) == BROKER_TIME
         }
-        for placed in slice_.training:
-            offset = _source_offset(placed.record.headers, Verdict.FORWARD)
-            self._latest_of(placed, broker_time=offset in by_broker)
+        for placed, owner in zip(slice_.training, self._owners, strict=True):
+            self._latest_of(placed, owner, broker_time=placed.source_offset in by_broker)
         self._tallies["S3"].checked += len(slice_.training)
 
     def _check_presence(
@@ -329,10 +357,10 @@ class ChainVerifier:
         """Each outcome has its one record, and each record its outcome."""
         tally = self._tallies["S7"]
         wanted = {offset for offset, reason in recorded.items() if reason.verdict is verdict}
-        offsets = [_source_offset(placed.record.headers, verdict) for placed in found]
-        places = sorted(offset for offset in offsets if offset is not None)
+        places = sorted(p.source_offset for p in found if p.source_offset is not None)
         seen: set[int | None] = set()
-        for placed, offset in zip(found, offsets, strict=True):
+        for placed in found:
+            offset = placed.source_offset
             if offset in seen:
                 tally.violation(placed.place, f"source offset {offset} is {what} twice")
             elif offset not in wanted:
@@ -394,10 +422,10 @@ class ChainVerifier:
         if verification.exposed_records_max > before:
             self._exposed_since_ms.append(change.timestamp_ms)
 
-    def _latest_of(self, placed: Placed, *, broker_time: bool) -> None:
-        subject, time_ms = self._subject_of(placed.record), placed.record.timestamp
-        if subject not in self._latest or self._latest[subject][0] < time_ms:
-            self._latest[subject] = (time_ms, placed.place, broker_time)
+    def _latest_of(self, placed: Placed, owner: bytes, *, broker_time: bool) -> None:
+        time_ms = placed.record.timestamp
+        if owner not in self._latest or self._latest[owner][0] < time_ms:
+            self._latest[owner] = (time_ms, placed.place, broker_time)
 
     def _contradict(self, doubts: _Doubts) -> None:
         decided, permitted = self._tallies["S1"], self._tallies["S3"]
@@ -417,26 +445,26 @@ def _outcomes(record: LedgerRecord) -> dict[int, Reason]:
     return {offset: reason for offset, reason in codes if reason is not None}
 
 
-def training_source(headers: Headers) -> bytes:
-    """Where a forwarded record came from, as topic-partition@offset."""
+def source_of(headers: Headers, verdict: Verdict) -> bytes:
+    """Where an output of this verdict came from, as topic-partition@offset.
+
+    It may have come with headers of the other kind, or of the same, from elsewhere.
+    """
+    source = _training_source if verdict is Verdict.FORWARD else _quarantine_source
+    return source(headers)
+
+
+def _training_source(headers: Headers) -> bytes:
     # The last one: the enforcer adds it behind what came.
     return next((value or b"" for name, value in reversed(headers) if name == SOURCE_HEADER), b"")
 
 
-def quarantine_source(headers: Headers) -> bytes:
-    """Where a quarantined record came from, as topic-partition@offset."""
+def _quarantine_source(headers: Headers) -> bytes:
     by_name = dict(headers)
     topic, partition, offset = (
         by_name.get(f"__connect.errors.{name}") or b"" for name in ("topic", "partition", "offset")
     )
     return topic + b"-" + partition + b"@" + offset
-
-
-def _source_offset(headers: Headers, verdict: Verdict) -> int | None:
-    """The offset of the content record that an output came of."""
-    source = training_source if verdict is Verdict.FORWARD else quarantine_source
-    offset = source(headers).rpartition(b"@")[2]
-    return int(offset) if offset.isdigit() else None
 
 
 def _consent_place(value: bytes | None) -> str:

@@ -48,26 +48,29 @@ class Cursor:
 
     async def below(self, offset: int) -> list[Any]:
         """All records from here to below `offset`, and go there."""
-        return [record async for record in self.up_to(offset)]
+        return [record async for run in self.up_to(offset) for record in run]
 
-    async def up_to(self, offset: int) -> AsyncIterator[Any]:
-        """The same, one at a time."""
-        async for _, record in self.while_at_most(offset - 1, attrgetter("offset")):
-            yield record
+    async def up_to(self, offset: int) -> AsyncIterator[list[Any]]:
+        """The same, in runs as they are fetched."""
+        async for run in self.while_at_most(offset - 1, attrgetter("offset")):
+            yield [record for _, record in run]
 
     async def while_at_most(
         self, limit: int, measure: Callable[[Any], int | None]
-    ) -> AsyncIterator[tuple[int | None, Any]]:
+    ) -> AsyncIterator[list[tuple[int | None, Any]]]:
         """The next records with their measures, up to the first beyond the limit, and go there.
 
-        A record without a measure is passed, too.
+        They come in runs as they are fetched. A record without a measure is passed, too.
         """
-        while self._buffer or await self.peek() is not None:
+        while await self.peek() is not None:
+            run: list[tuple[int | None, Any]] = []
             while self._buffer:
                 measured = measure(self._buffer[0])
                 if measured is not None and measured > limit:
+                    yield run
                     return
-                yield measured, self._buffer.popleft()
+                run.append((measured, self._buffer.popleft()))
+            yield run
 
     def place(self, record: Any) -> str:
         """Where the record stands, as topic-partition@offset."""

@@ -1,5 +1,6 @@
 """`consentgate verify`: S1 to S7 checked from the topics alone."""
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -12,7 +13,12 @@ import orjson
 
 from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
-from consentgate.core.decode import consent_decoder, content_decoder, subject_reader
+from consentgate.core.decode import (
+    ContentDecoder,
+    consent_decoder,
+    content_decoder,
+    subject_reader,
+)
 from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
 from consentgate.core.model import UNREADABLE, ConsentState, Verdict
@@ -24,9 +30,9 @@ from consentgate.core.verify import (
     Placed,
     Slice,
     Verification,
-    quarantine_source,
-    training_source,
+    source_of,
 )
+from consentgate.errors import ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
@@ -34,6 +40,9 @@ from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
+
+CHAINS_AT_ONCE = 4
+"""While one waits for the broker the other is checked; each holds a table of consent states."""
 
 
 async def verify(
@@ -48,21 +57,37 @@ async def verify(
 
     Raises:
         BrokerUnavailable: if no broker answers.
-        ConfigError: if topics are missing.
+        ConfigError: if topics are missing, or if the policies are for several purposes.
     """
+    purposes = sorted({policy.purpose for policy in policies})
+    if len(purposes) != 1:
+        raise ConfigError(
+            f"the policies must be for one purpose, but are for {', '.join(purposes) or 'none'}: "
+            "a group enforces one, so verify its policies alone"
+        )
     settings = kafka_settings(config.kafka)
     layout = await read_layout(config)
-    verification = Verification()
-    subject = _Subject(config, settings, layout, policies, is_signed)
+    subject = _Subject(config, settings, layout, policies, purposes[0], is_signed)
     collect_garbage_rarely()
     total = await count_offsets(settings, config.topics.content, layout.content_partitions)
     done = 0
-    for partition in layout.content_partitions:
-        walk = _ChainWalk(subject, partition, verification)
-        async for offsets in walk.run():
-            done += offsets
-            on_progress(done, total)
-    return verification
+    turn = asyncio.Semaphore(CHAINS_AT_ONCE)
+
+    async def check(partition: int) -> Verification:
+        nonlocal done
+        verification = Verification()
+        async with turn:
+            async for offsets in _ChainWalk(subject, partition, verification).run():
+                done += offsets
+                on_progress(done, total)
+        return verification
+
+    checks = [asyncio.create_task(check(partition)) for partition in layout.content_partitions]
+    try:
+        return Verification.of(await asyncio.gather(*checks))
+    finally:
+        for unfinished in checks:
+            unfinished.cancel()
 
 
 def verification_json(verification: Verification) -> dict[str, Any]:
@@ -109,6 +134,7 @@ class _Subject:
     settings: KafkaSettings
     layout: Layout
     policies: Sequence[Policy]
+    purpose: str
     is_signed: SignatureCheck | None
 
 
@@ -124,8 +150,8 @@ class _ChainWalk:
         self._chain = Chain(config.group, topics.content, partition)
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
-        gates = {policy.reference: self._gate(policy) for policy in policies}
         decode = content_decoder(config.content.fields, config.limits.max_depth)
+        gates = {policy.reference: self._gate(policy, decode) for policy in policies}
         self._verifier = ChainVerifier(
             gates,
             self._table,
@@ -133,9 +159,8 @@ class _ChainWalk:
             subject.is_signed,
             subject_reader(decode, key_is_subject=config.content.key_is_subject),
         )
-        purposes = {policy.purpose for policy in policies} or {""}
         self._decode_consent = consent_decoder(
-            config.consent.fields, purposes.pop(), config.limits.max_depth
+            config.consent.fields, subject.purpose, config.limits.max_depth
         )
         self._retractions: dict[str, tuple[int, Placed]] = {}
         self._last = -1
@@ -178,7 +203,7 @@ class _ChainWalk:
                     retractions=await self._retracted(retractions, record.source.first),
                 )
                 self._verifier.entry(ledger.place(entry), entry.value, record, slice_)
-                self._verifier.committed(entry.timestamp, slice_)
+                self._verifier.committed(entry.timestamp)
                 self._last = record.source.last
                 yield record.source.last - record.source.first + 1
             next_offset = await self._next_offset(at.decisions, ledger.end)
@@ -203,8 +228,9 @@ class _ChainWalk:
     ) -> None:
         for name, offset in frontier.items():
             cursor = cursors[int(name)]
-            async for record in cursor.up_to(offset):
-                self._apply(cursor, record)
+            async for run in cursor.up_to(offset):
+                for record in run:
+                    self._apply(cursor, record)
             if offset >= self._table.frontier[cursor.partition]:
                 self._table.advance(cursor.partition, offset)
 
@@ -238,21 +264,23 @@ class _ChainWalk:
         """The outputs that came of the entry's offsets."""
         found = []
         source_offset = partial(self._source_offset, cursor)
-        async for offset, output in cursor.while_at_most(record.source.last, source_offset):
-            if offset is None:
-                self._judge_stranger(cursor, output)
-            elif offset < record.source.first:
-                self._verifier.surplus(Placed(cursor.place(output), output), "an output")
-            else:
-                found.append(Placed(cursor.place(output), output))
+        async for run in cursor.while_at_most(record.source.last, source_offset):
+            for offset, output in run:
+                if offset is None:
+                    self._judge_stranger(cursor, output)
+                elif offset < record.source.first:
+                    self._verifier.surplus(cursor.place(output), "an output")
+                else:
+                    found.append(Placed(cursor.place(output), output, offset))
         return found
 
     async def _retracted(self, cursor: Cursor, first: int) -> list[Placed]:
         """The retractions of the chain whose `before` is this offset."""
-        async for before, output in cursor.while_at_most(first, self._before):
-            if before is not None:
-                consent = str(orjson.loads(output.value)["consent"])
-                self._retractions[consent] = (before, Placed(cursor.place(output), output))
+        async for run in cursor.while_at_most(first, self._before):
+            for before, output in run:
+                if before is not None:
+                    consent = str(orjson.loads(output.value)["consent"])
+                    self._retractions[consent] = (before, Placed(cursor.place(output), output))
         self._retractions = {
             consent: kept for consent, kept in self._retractions.items() if kept[0] >= first
         }
@@ -275,7 +303,7 @@ class _ChainWalk:
             if offset is None:
                 self._judge_stranger(cursor, output)
             elif not self._last < offset < next_offset:
-                self._verifier.surplus(Placed(cursor.place(output), output), what)
+                self._verifier.surplus(cursor.place(output), what)
 
     def _judge_stranger(self, cursor: Cursor, output: Any) -> None:
         """An output that is not this chain's: another chain's, or nobody's."""
@@ -283,26 +311,25 @@ class _ChainWalk:
         names = [name for name, _ in output.headers]
         claimed = SOURCE_HEADER in names or "__connect.errors.offset" in names
         if not claimed and self._partition == cursor.partition % chains:
-            self._verifier.surplus(Placed(cursor.place(output), output), "without a source")
+            self._verifier.surplus(cursor.place(output), "without a source")
 
     def _source_offset(self, cursor: Cursor, output: Any) -> int | None:
         """The content offset of which the output came; None where it is not of this chain."""
-        # A record may have come with the headers of either kind from elsewhere.
         is_training = cursor.topic == self._config.topics.training
-        source = (training_source if is_training else quarantine_source)(output.headers)
+        source = source_of(output.headers, Verdict.FORWARD if is_training else Verdict.QUARANTINE)
         if not source.startswith(self._source):
             return None
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
 
-    def _gate(self, policy: Policy) -> Gate:
+    def _gate(self, policy: Policy, decode: ContentDecoder) -> Gate:
         config = self._config
         return Gate(
             chain=self._chain,
             consent_topic=config.topics.consent,
             table=self._table,
             policy=policy,
-            decode=content_decoder(config.content.fields, config.limits.max_depth),
+            decode=decode,
             limits=config.limits.of_content(),
             key_is_subject=config.content.key_is_subject,
         )

@@ -34,6 +34,7 @@ from consentgate.core.verify import (
     Placed,
     Slice,
     Verification,
+    source_of,
 )
 
 NOW_MS = 1_726_826_400_000
@@ -69,8 +70,12 @@ class Written:
 
     @property
     def slice(self) -> Slice:
-        outputs = (self.training, self.quarantine, self.retractions)
-        return Slice(self.content, *([Placed(f"t-0@{o.offset}", o) for o in os] for os in outputs))
+        return Slice(
+            self.content,
+            [placed(record, Verdict.FORWARD) for record in self.training],
+            [placed(record, Verdict.QUARANTINE) for record in self.quarantine],
+            [Placed(f"t-0@{record.offset}", record) for record in self.retractions],
+        )
 
 
 @dataclass
@@ -169,7 +174,7 @@ class Topics:
             record = msgspec.json.decode(written.value, type=LedgerRecord)
             read_consent(record.consent["0"])
             verifier.entry(f"ledger-0@{number}", written.value, record, written.slice)
-            verifier.committed(written.appended_ms, written.slice)
+            verifier.committed(written.appended_ms)
         read_consent(1_000)
         verifier.finish()
         return verification
@@ -179,6 +184,12 @@ def gate(table: ConsentTable, sign: Callable[[str], str] | None = None) -> Gate:
     chain = Chain("group", "content", 0, sign)
     decode = content_decoder(ContentFields(), 64)
     return Gate(chain, "consent", table, POLICY, decode, Limits(), key_is_subject=True)
+
+
+def placed(output: Content, verdict: Verdict) -> Placed:
+    """As the topics hold it; its headers say whence it came."""
+    offset = int(source_of(output.headers, verdict).rpartition(b"@")[2])
+    return Placed(f"t-0@{output.offset}", output, offset)
 
 
 def kept(outputs: Any) -> list[Content]:
@@ -346,7 +357,7 @@ def test_an_output_of_another_outcome_is_found(role: str, what: str) -> None:
 def test_an_output_that_no_entry_accounts_for_is_found() -> None:
     verification = Verification()
     verifier = ChainVerifier({}, ConsentTable([0]), verification, None, key_of)
-    verifier.surplus(Placed("t-0@9", Content(9, b"anna", b"{}")), "forwarded")
+    verifier.surplus("t-0@9", "forwarded")
     assert findings(verification) == {
         "S7": ["t-0@9: forwarded, but no ledger entry accounts for it"]
     }
@@ -725,3 +736,25 @@ def test_all_violations_are_counted_and_not_all_are_listed() -> None:
         verification.tallies["S7"].violation(f"t-0@{number}", "wrong")
     assert verification.violations == FINDINGS_MAX + 5
     assert len(verification.tallies["S7"].findings) == FINDINGS_MAX
+
+
+def test_what_several_chains_come_to_is_the_sum_of_them() -> None:
+    first, second = Verification(), Verification()
+    for number, each in enumerate((first, second), start=1):
+        each.tallies["S7"].violation(f"t-{number}@0", "wrong")
+        each.tallies["S7"].checked = number
+        each.tallies["S1"].unchecked["compacted"] = number
+        each.exposed_records_min = each.exposed_records_max = each.exposure_ms_max = number
+    total = Verification.of([first, second])
+    assert findings(total) == {"S7": ["t-1@0: wrong", "t-2@0: wrong"]}
+    assert (total.violations, total.unchecked, total.tallies["S7"].checked) == (2, 3, 3)
+    assert exposure(total) == (3, 3, 2)
+
+
+def test_the_chains_together_list_no_more_than_one_does() -> None:
+    chain = Verification()
+    for number in range(FINDINGS_MAX):
+        chain.tallies["S7"].violation(f"t-0@{number}", "wrong")
+    total = Verification.of([chain, chain])
+    assert total.violations == 2 * FINDINGS_MAX
+    assert len(total.tallies["S7"].findings) == FINDINGS_MAX
