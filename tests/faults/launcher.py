@@ -111,7 +111,7 @@ def tamper_with_transactions(tampering: Tampering) -> None:
 
         if isinstance(step, Send):
             judged.add(transport)
-            granted[transport] = [subject.decode() for subject, _ in step.outcome.forwarded]
+            granted[transport] = [subject.decode() for subject, *_ in step.outcome.forwarded]
         await reach(BEFORE.get(type(step)))
         reply = await perform(transport, step)
         if isinstance(step, Fetch):

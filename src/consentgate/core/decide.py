@@ -51,6 +51,11 @@ class Person:
 
     decision: Decision
     rule: Rule | None  # what the content must meet; None where the person may not be used
+    jurisdiction: str | None = None  # where it is known
+
+    def is_treated_like(self, other: "Person") -> bool:
+        """Whether what goes on of both is transformed alike."""
+        return self.rule is other.rule and self.jurisdiction == other.jurisdiction
 
 
 NO_TIMESTAMP = -1
@@ -76,7 +81,8 @@ def judge_person(held: Holding | None, rules: RulesInForce) -> Person:
     if reason.verdict is Verdict.FORWARD and rule.adults_only and state.adult is not True:
         reason = Reason.AGE_UNKNOWN if state.adult is None else Reason.MINOR
     permitted = reason.verdict is Verdict.FORWARD
-    return Person(decision(reason, label, held.partition), rule if permitted else None)
+    made = decision(reason, label, held.partition)
+    return Person(made, rule if permitted else None, state.jurisdiction)
 
 
 def judge_content(event: ContentEvent, rule: Rule) -> Reason | None:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import orjson
@@ -28,6 +28,7 @@ from consentgate.core.model import (
     decision,
 )
 from consentgate.core.policy import Policy, RulesInForce
+from consentgate.core.transform import Transformer, Work
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -79,6 +80,13 @@ class Output(NamedTuple):
     headers: Headers
 
 
+Forwarded = tuple[bytes, Record, Person | None]
+"""Subject, record, and what the subject's state came to where the policy transforms at all."""
+
+WorkKey = tuple[int, Person]
+"""The offset of a record, and what the state of its subject came to when it was transformed."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
     """What is to be committed, in one transaction, for one batch."""
@@ -87,10 +95,10 @@ class BatchOutcome:
     decided_at_ms: int
     frontier: Mapping[int, int]
     training: Sequence[Output]
-    forwarded: Sequence[tuple[bytes, Record]]  # subject and record of each of `training`
+    forwarded: Sequence[Forwarded]  # one for each of `training`
     quarantine: Sequence[Output]
     retractions: Sequence[Output]
-    retracted: Sequence[ConsentChange]  # one for each retraction
+    retracted: Sequence[ConsentChange]  # each has a retraction for each form of its subject
     entry: LedgerEntry
     decisions: Sequence[Decision]  # of the batch's records, then of its unreadable offsets
     counts: Mapping[Decision, int]
@@ -111,8 +119,24 @@ class Gate:
     decode: ContentDecoder
     limits: Limits
     key_is_subject: bool
+    transformer: Transformer = field(default_factory=Transformer)
     _rules: RulesInForce | None = None
     _persons: dict[Holding | None, Person] | None = None
+
+    def foresee(self, batch: Batch, now_ms: int) -> dict[WorkKey, Work]:
+        """What there is to redact as things stand, so that it can be done before, and elsewhere.
+
+        It decides nothing: `judge` does what is missing itself.
+        """
+        if not self.policy.transforms:
+            return {}
+        decide, work = self._decider(now_ms), {}
+        for record in batch.records:
+            if decide(record).reason.verdict is Verdict.FORWARD:
+                person, to_do = self._work(record, now_ms)
+                if to_do.rule.redact:
+                    work[record.offset, person] = to_do
+        return work
 
     def judge(
         self,
@@ -120,28 +144,40 @@ class Gate:
         previous: str,
         now_ms: int,
         changes: Sequence[ConsentChange] = (),
+        redacted: Mapping[WorkKey, bytes | None] | None = None,
     ) -> BatchOutcome:
         """Decide on every record of the batch, all at the moment `now_ms` (epoch milliseconds).
 
         `changes` are the consent changes since the last committed frontier; those that the table's
-        frontier covers are retracted.
+        frontier covers are retracted. `redacted` is what was foreseen and done; None as a value
+        means that it could not be done.
         """
         decide = self._decider(now_ms)
         frontier = dict(self.table.frontier)
         decisions: list[Decision] = []
         training: list[Output] = []
-        forwarded: list[tuple[bytes, Record]] = []
+        forwarded: list[Forwarded] = []
         quarantine: list[Output] = []
         forward = self._forwarder(frontier)
         for record in batch.records:
             made = decide(record)
-            decisions.append(made)
             verdict = made.reason.verdict
-            if verdict is Verdict.FORWARD:
+            if verdict is Verdict.FORWARD and self.policy.transforms:
+                person, work = self._work(record, now_ms)
+                output = self._transformed(
+                    forward(record, made), record, person, work, redacted or {}
+                )
+                if output is None:
+                    made = decision(Reason.REDACTION_FAILED, made.label)
+                else:
+                    training.append(output)
+                    forwarded.append((work.subject, record, person))
+            elif verdict is Verdict.FORWARD:
                 training.append(forward(record, made))
-                forwarded.append((self._subject(record), record))
+                forwarded.append((self._subject(record), record, None))
             elif verdict is Verdict.QUARANTINE:
                 quarantine.append(self._quarantined(record, made.reason, now_ms))
+            decisions.append(made)
         offsets = [record.offset for record in batch.records]
         for offset in batch.unreadable:
             decisions.append(decision(Reason.UNDECODABLE, UNKNOWN_JURISDICTION))
@@ -165,7 +201,7 @@ class Gate:
             training=training,
             forwarded=forwarded,
             quarantine=quarantine,
-            retractions=[self._retraction(change, batch.first, now_ms) for change in retracted],
+            retractions=self._retractions(retracted, batch.first, now_ms),
             retracted=retracted,
             entry=write_entry(self.chain, facts, previous),
             decisions=decisions,
@@ -175,7 +211,8 @@ class Gate:
     def is_overtaken(
         self, outcome: BatchOutcome, changes: Sequence[ConsentChange], now_ms: int
     ) -> bool:
-        """Whether a record that the outcome forwards would be withheld if it were decided now.
+        """Whether a record that the outcome forwards would be withheld, or treated otherwise, if it
+        were decided now.
 
         `changes` are those since the last committed frontier, up to the table's.
         """
@@ -183,10 +220,11 @@ class Gate:
         newer = {c.subject for c in changes if c.offset >= outcome.frontier[c.partition]}
         if same_rules and not newer:
             return False
-        decide = self._decider(now_ms)
+        decide, person_of = self._decider(now_ms), self._person_of(now_ms)
         return any(
             decide(record).reason.verdict is not Verdict.FORWARD
-            for subject, record in outcome.forwarded
+            or (person is not None and not person.is_treated_like(person_of(subject)))
+            for subject, record, person in outcome.forwarded
             if subject in newer or not same_rules
         )
 
@@ -219,7 +257,7 @@ class Gate:
             training=(),
             forwarded=(),
             quarantine=(),
-            retractions=[self._retraction(change, next_offset, now_ms) for change in retracted],
+            retractions=self._retractions(retracted, next_offset, now_ms),
             retracted=retracted,
             entry=write_entry(self.chain, facts, previous),
             decisions=(),
@@ -250,25 +288,62 @@ class Gate:
             if person_of_holding(change.after).rule is None and len(change.subject) <= longest
         ]
 
-    def _retraction(self, change: ConsentChange, first: int, now_ms: int) -> Output:
-        reason = self._person_of_holding(now_ms)(change.after).decision.reason
+    def _retractions(
+        self, changes: Sequence[ConsentChange], first: int, now_ms: int
+    ) -> list[Output]:
+        """One for each form under which something of the subject may have left."""
+        person_of_holding = self._person_of_holding(now_ms)
+        return [
+            self._retraction(change, form, person_of_holding(change.after), first, now_ms)
+            for change in changes
+            for form in self.transformer.pseudonyms.forms(change.subject)
+        ]
+
+    def _retraction(
+        self, change: ConsentChange, form: bytes, person: Person, first: int, now_ms: int
+    ) -> Output:
         # A subject that is not UTF-8 can have left in no readable record, but may have a key.
         retraction = {
-            "subject": change.subject.decode(errors="replace"),
-            "reason": str(reason),
+            "subject": form.decode(errors="replace"),
+            "reason": str(person.decision.reason),
             "consent": f"{self.consent_topic}-{change.partition}@{change.offset}",
             "before": f"{self.chain.topic}-{self.chain.partition}@{first}",
             "at": now_ms,
         }
-        return Output(now_ms, change.subject, orjson.dumps(retraction), [])
+        return Output(now_ms, form, orjson.dumps(retraction), [])
+
+    def _work(self, record: Record, now_ms: int) -> tuple[Person, Work]:
+        """What is to be done with a record that is forwarded, and whose state asks for it."""
+        subject = self._subject(record)
+        person = self._person_of(now_ms)(subject)
+        assert person.rule is not None, "a forwarded record has a rule that permits"
+        assert record.value is not None, "a forwarded record has a value"
+        return person, Work(record.value, subject, person.rule, person.jurisdiction)
+
+    def _transformed(
+        self,
+        output: Output,
+        record: Record,
+        person: Person,
+        work: Work,
+        redacted: Mapping[WorkKey, bytes | None],
+    ) -> Output | None:
+        """What goes on of a forwarded record; None where that cannot be made."""
+        try:
+            place = record.offset, person
+            value = redacted[place] if place in redacted else self.transformer.value(work)
+            if value is None or len(value) > self.limits.max_value_bytes:
+                return None
+            swap = self.transformer.subject_or_pseudonym
+            headers = [(name, swap(found, work)) for name, found in output.headers]
+            return Output(output.timestamp_ms, swap(output.key, work), value, headers)
+        except Exception:
+            # Whatever it was, what should not be seen may still be in there.
+            return None
 
     def _decider(self, now_ms: int) -> Callable[[Record], Decision]:
-        person_of_holding = self._person_of_holding(now_ms)
-        held = self.table.holdings.get
+        person_of = self._person_of(now_ms)
         decide = decide_by_key if self.key_is_subject else decide_by_subject
-
-        def person_of(subject: bytes) -> Person:
-            return person_of_holding(held(subject))
 
         def decide_or_withhold(record: Record) -> Decision:
             try:
@@ -278,6 +353,15 @@ class Gate:
                 return decision(Reason.ERROR, UNKNOWN_JURISDICTION)
 
         return decide_or_withhold
+
+    def _person_of(self, now_ms: int) -> Callable[[bytes], Person]:
+        person_of_holding = self._person_of_holding(now_ms)
+        held = self.table.holdings.get
+
+        def person_of(subject: bytes) -> Person:
+            return person_of_holding(held(subject))
+
+        return person_of
 
     def _person_of_holding(self, now_ms: int) -> Callable[[Holding | None], Person]:
         rules = self.policy.at(now_ms)

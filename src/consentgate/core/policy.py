@@ -113,6 +113,11 @@ class Policy:
         return known
 
     @cached_property
+    def transforms(self) -> bool:
+        """Whether a rule forwards something else than the content as it came."""
+        return any(rule.transforms for rule in self.rules)
+
+    @cached_property
     def canonical(self) -> str:
         """The text whose SHA-256 is the policy's hash, however the file writes the same rules.
 

@@ -137,7 +137,7 @@ def exposures_ms(last: Committed | None, changes: Sequence[ConsentChange]) -> It
     Only the transaction before the one that covers the change, which is `last`, can have been under
     way when the change was appended: each reads the end of the consent topic before its commit.
     """
-    subjects = {subject for subject, _ in last.outcome.forwarded} if last and changes else ()
+    subjects = {subject for subject, *_ in last.outcome.forwarded} if last and changes else ()
     for change in changes:
         after_ms = last.committed.unix_ms - change.timestamp_ms if last else 0
         yield max(0, after_ms) if change.subject in subjects else 0

@@ -161,7 +161,7 @@ def test_in_is_forwarded_and_withheld_and_quarantined(batch: Batch, key_is_subje
     assert verdicts[Verdict.QUARANTINE] == len(outcome.quarantine)
     by_offset = zip(batch.records, outcome.decisions, strict=False)
     assert [record.offset for record, made in by_offset if made.reason.verdict is FORWARD] == [
-        record.offset for _, record in outcome.forwarded
+        record.offset for _, record, _ in outcome.forwarded
     ]
     # And so says the entry, for each offset and in all.
     listed = reasons(outcome)
