@@ -114,6 +114,12 @@ class KeysConfig(_Section, frozen=True):
     signing: str | None = None
 
 
+class RedactionConfig(_Section, frozen=True):
+    """How records are redacted."""
+
+    processes: _Positive | None = None
+
+
 class Config(_Section, frozen=True):
     """Everything that a worker needs to know; the defaults are those of a laptop."""
 
@@ -128,6 +134,7 @@ class Config(_Section, frozen=True):
     http: HttpConfig = HttpConfig()
     limits: LimitsConfig = LimitsConfig()
     keys: KeysConfig = KeysConfig()
+    redaction: RedactionConfig = RedactionConfig()
     snapshot: str | None = None
 
 
@@ -275,8 +282,6 @@ def _check(config: Config, document: Document) -> Config:
         content_decoder(config.content.fields, config.limits.max_depth)
     except ValueError as error:
         problems.append(str(error))
-    if config.keys.pseudonym:
-        problems.append("keys.pseudonym: this version does not pseudonymize")
     if config.snapshot is not None:
         problems.append("snapshot: this version keeps no snapshots")
     if problems:

@@ -15,6 +15,7 @@ from consentgate.core.decode import consent_decoder, content_decoder
 from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
 from consentgate.core.partition import Retire, Transport
+from consentgate.core.transform import Transformer
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
@@ -25,6 +26,7 @@ from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.transport import KafkaTransport
 from consentgate.policies import load_policy
+from consentgate.service.transforming import TransformPool
 from harness import Sent, Site, until
 
 
@@ -142,7 +144,19 @@ async def kafka_bench(site: Site) -> AsyncIterator[KafkaBench]:
         following = asyncio.create_task(view.run())
         stack.callback(following.cancel)
         await until(assigned.is_set, "the partition is assigned")
-        bench = KafkaBench(site, Clients(settings, layout, source, view, cluster, None), stack)
+        bench = KafkaBench(
+            site,
+            Clients(
+                settings,
+                layout,
+                source,
+                view,
+                cluster,
+                None,
+                TransformPool(Transformer(), 1).transform,
+            ),
+            stack,
+        )
         stack.push_async_callback(bench.retire)
         yield bench
         assert not following.done()

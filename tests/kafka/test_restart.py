@@ -16,6 +16,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 import checker
 from consentgate.config import load_config
 from consentgate.core.ledger import Bookmark, Chain
+from consentgate.core.transform import Transformer
 from consentgate.errors import ConfigError
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.cluster import Cluster
@@ -24,6 +25,7 @@ from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import find_layout
 from consentgate.kafka.position import read_position
 from consentgate.kafka.settings import kafka_settings
+from consentgate.service.transforming import TransformPool
 from harness import (
     Site,
     SiteFactory,
@@ -268,7 +270,15 @@ async def clients_of(site: Site, consent_gap_ms_max: int) -> AsyncIterator[Clien
     try:
         layout = await find_layout(site.config, cluster)
         view = cast("ConsentView", None)
-        yield Clients(settings, layout, source, view, cluster, consent_gap_ms_max)
+        yield Clients(
+            settings,
+            layout,
+            source,
+            view,
+            cluster,
+            consent_gap_ms_max,
+            TransformPool(Transformer(), 1).transform,
+        )
     finally:
         await source.stop()
         await cluster.stop()

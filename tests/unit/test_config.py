@@ -202,7 +202,6 @@ def test_a_wrong_type_is_refused_with_its_line(file: Path, text: str, message: s
     ("text", "message"),
     [
         ("snapshot: /var/lib/x", "snapshot: this version keeps no snapshots"),
-        ("keys: {pseudonym: [a.key]}", "keys.pseudonym: this version does not pseudonymize"),
         (
             "content: {key_is_subject: false}\nconsent: {scope: partition}",
             "content.key_is_subject: false needs consent.scope: global",

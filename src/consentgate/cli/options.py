@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
 from consentgate.policies import load_policy
-from consentgate.service.worker import refuse_unsupported
 
 err = Console(stderr=True, soft_wrap=True)
 
@@ -38,9 +37,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 def configured(config_path: str | None, policy_name: str | None) -> tuple[Config, Policy]:
     """The configuration, and the policy that is named or else the configured one."""
     config = load_config(config_path)
-    policy = load_policy(policy_name or config.policy)
-    refuse_unsupported(policy)
-    return config, policy
+    return config, load_policy(policy_name or config.policy)
 
 
 def progress_bar() -> Progress:

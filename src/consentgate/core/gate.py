@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -83,6 +84,9 @@ class Output(NamedTuple):
 Forwarded = tuple[bytes, Record, Person | None]
 """Subject, record, and what the subject's state came to where the policy transforms at all."""
 
+Forwarder = Callable[[Record, Decision], tuple[Output, Forwarded] | None]
+"""What leaves of a record that may go on; None where nothing may leave all the same."""
+
 WorkKey = tuple[int, Person]
 """The offset of a record, and what the state of its subject came to when it was transformed."""
 
@@ -144,13 +148,13 @@ class Gate:
         previous: str,
         now_ms: int,
         changes: Sequence[ConsentChange] = (),
-        redacted: Mapping[WorkKey, bytes | None] | None = None,
+        transformed: Mapping[WorkKey, bytes | None] = MappingProxyType({}),
     ) -> BatchOutcome:
         """Decide on every record of the batch, all at the moment `now_ms` (epoch milliseconds).
 
         `changes` are the consent changes since the last committed frontier; those that the table's
-        frontier covers are retracted. `redacted` is what was foreseen and done; None as a value
-        means that it could not be done.
+        frontier covers are retracted. `transformed` is what was foreseen and done; None as a
+        value means that it could not be done.
         """
         decide = self._decider(now_ms)
         frontier = dict(self.table.frontier)
@@ -158,23 +162,19 @@ class Gate:
         training: list[Output] = []
         forwarded: list[Forwarded] = []
         quarantine: list[Output] = []
-        forward = self._forwarder(frontier)
+        forward: Forwarder = self._forwarder(frontier)
+        if self.policy.transforms:
+            forward = self._transforming(forward, now_ms, transformed)
         for record in batch.records:
             made = decide(record)
             verdict = made.reason.verdict
-            if verdict is Verdict.FORWARD and self.policy.transforms:
-                person, work = self._work(record, now_ms)
-                output = self._transformed(
-                    forward(record, made), record, person, work, redacted or {}
-                )
-                if output is None:
+            if verdict is Verdict.FORWARD:
+                left = forward(record, made)
+                if left is None:
                     made = decision(Reason.REDACTION_FAILED, made.label)
                 else:
-                    training.append(output)
-                    forwarded.append((work.subject, record, person))
-            elif verdict is Verdict.FORWARD:
-                training.append(forward(record, made))
-                forwarded.append((self._subject(record), record, None))
+                    training.append(left[0])
+                    forwarded.append(left[1])
             elif verdict is Verdict.QUARANTINE:
                 quarantine.append(self._quarantined(record, made.reason, now_ms))
             decisions.append(made)
@@ -320,26 +320,29 @@ class Gate:
         assert record.value is not None, "a forwarded record has a value"
         return person, Work(record.value, subject, person.rule, person.jurisdiction)
 
-    def _transformed(
-        self,
-        output: Output,
-        record: Record,
-        person: Person,
-        work: Work,
-        redacted: Mapping[WorkKey, bytes | None],
-    ) -> Output | None:
-        """What goes on of a forwarded record; None where that cannot be made."""
-        try:
-            place = record.offset, person
-            value = redacted[place] if place in redacted else self.transformer.value(work)
-            if value is None or len(value) > self.limits.max_value_bytes:
+    def _transforming(
+        self, forward: Forwarder, now_ms: int, transformed: Mapping[WorkKey, bytes | None]
+    ) -> Forwarder:
+        """Forwards what the rules make of records; not at all where that cannot be made."""
+        shown = self.transformer.subject_or_pseudonym
+
+        def transform(record: Record, made: Decision) -> tuple[Output, Forwarded] | None:
+            try:
+                person, work = self._work(record, now_ms)
+                key = record.offset, person
+                value = transformed[key] if key in transformed else self.transformer.value(work)
+                left = forward(record, made)
+                if left is None or value is None or len(value) > self.limits.max_value_bytes:
+                    return None
+                output = left[0]
+                headers = [(name, shown(found, work)) for name, found in output.headers]
+                changed = Output(output.timestamp_ms, shown(output.key, work), value, headers)
+                return changed, (work.subject, record, person)
+            except Exception:
+                # Whatever it was, what should not be seen may still be in there.
                 return None
-            swap = self.transformer.subject_or_pseudonym
-            headers = [(name, swap(found, work)) for name, found in output.headers]
-            return Output(output.timestamp_ms, swap(output.key, work), value, headers)
-        except Exception:
-            # Whatever it was, what should not be seen may still be in there.
-            return None
+
+        return transform
 
     def _decider(self, now_ms: int) -> Callable[[Record], Decision]:
         person_of = self._person_of(now_ms)
@@ -369,7 +372,7 @@ class Gate:
             self._rules, self._persons = rules, _Persons(rules)
         return self._persons.__getitem__
 
-    def _forwarder(self, frontier: Mapping[int, int]) -> Callable[[Record, Decision], Output]:
+    def _forwarder(self, frontier: Mapping[int, int]) -> Forwarder:
         source = f"{self.chain.topic}-{self.chain.partition}@"
         policy = (POLICY_HEADER, self.policy.reference.encode())
         consent = {
@@ -377,7 +380,7 @@ class Gate:
             for partition, offset in frontier.items()
         }
 
-        def forward(record: Record, made: Decision) -> Output:
+        def forward(record: Record, made: Decision) -> tuple[Output, Forwarded]:
             assert made.consent_partition is not None, "a forward rests on somebody's consent state"
             own: list[tuple[str, bytes | None]] = [
                 (SOURCE_HEADER, f"{source}{record.offset}".encode()),
@@ -387,7 +390,8 @@ class Gate:
             headers: Headers = own
             if record.headers:
                 headers = [h for h in record.headers if h[0] not in _OWN_HEADERS] + own
-            return Output(record.timestamp, record.key, record.value, headers)
+            output = Output(record.timestamp, record.key, record.value, headers)
+            return output, (self._subject(record), record, None)
 
         return forward
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from consentgate.core.consent import ConsentChange
-from consentgate.core.gate import Batch, BatchOutcome, Gate
+from consentgate.core.gate import Batch, BatchOutcome, Gate, WorkKey
+from consentgate.core.transform import Work
 
 T = TypeVar("T")
 
@@ -146,6 +147,13 @@ class ReadChanges(Step[Changes]):
 
 
 @dataclass(frozen=True, slots=True)
+class Transform(Step[Sequence[bytes | None]]):
+    """Transform these records; None for one that cannot be transformed."""
+
+    works: Sequence[Work]
+
+
+@dataclass(frozen=True, slots=True)
 class ReadClock(Step[Moment]):
     """Read the clocks."""
 
@@ -272,6 +280,7 @@ class Partition:
         self._backoff_ms = BACKOFF_MS_MIN
         self._just_taken_over = True
         self._changes: list[ConsentChange] = []
+        self._transformed: dict[WorkKey, bytes | None] = {}
 
     def consent_changed(self, change: ConsentChange) -> None:
         """A consent record was applied to the table; it awaits the commit that covers it."""
@@ -351,6 +360,7 @@ class Partition:
 
     def _turn(self) -> Steps[None]:
         batch = yield from self._fetch()
+        self._transformed = {}
         attempts = 0
         while (objection := (yield from self._attempt(batch))) is not None:
             attempts += 1
@@ -368,11 +378,14 @@ class Partition:
     def _attempt(self, batch: Batch) -> Steps[_Objection | None]:
         """Decide and commit; the objection, where it was aborted to be decided anew."""
         fetched = yield from ask(ReadClock())
+        yield from self._transform(batch, fetched)
         read_at = yield from self._freshen()
         fresh = yield from ask(ReadClock())
         # From the reply to the end of the judgement nothing else runs: the frontier that is
         # recorded is the one that every decision of the batch saw.
-        outcome = self.gate.judge(batch, self._previous, fresh.unix_ms, self._all_changes())
+        outcome = self.gate.judge(
+            batch, self._previous, fresh.unix_ms, self._all_changes(), self._transformed
+        )
         if batch.next_offset == batch.first and outcome.frontier == self._committed_frontier:
             return None
         self._refuse_going_back(outcome.frontier)
@@ -392,6 +405,14 @@ class Partition:
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, age_ms))
         self._refuse_doubt(doubtful)
         return None
+
+    def _transform(self, batch: Batch, now: Moment) -> Steps[None]:
+        """Have done before the decision what would take long in it, as far as it is foreseen."""
+        foreseen = self.gate.foresee(batch, now.unix_ms)
+        missing = {key: work for key, work in foreseen.items() if key not in self._transformed}
+        if missing:
+            done = yield from ask(Transform(list(missing.values())))
+            self._transformed.update(zip(missing, done, strict=True))
 
     def _refuse_doubt(self, doubtful: bool) -> None:
         # A request that was repeated on a new connection may still arrive on the old one, and end

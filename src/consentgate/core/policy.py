@@ -3,7 +3,7 @@
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -100,6 +100,10 @@ class Policy:
     purpose: str
     groups: Groups
     rules: tuple[Rule, ...]
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """The versions of what redacts; they decide what goes on as the rules do."""
+    key_fingerprints: tuple[str, ...] = ()
+    """Of the pseudonym keys, the one in use first."""
 
     def at(self, now_ms: int) -> RulesInForce:
         """The rules in force at `now_ms`, epoch milliseconds.
@@ -138,9 +142,18 @@ class Policy:
         The rules are sorted by their own canonical text. Their order in the file has no meaning,
         since no two of them apply to the same person at the same moment. All sorting is by code
         points.
+
+        Where a rule redacts, there is also `engines`, which maps what redacts to its version, and
+        where one pseudonymizes, `keys`: the fingerprints of the keys, the one in use first. Both
+        are known only where the policy is enforced.
         """
         rules = sorted((self._canonical_rule(rule) for rule in self.rules), key=_json)
-        return _json({"name": self.name, "purpose": self.purpose, "rules": rules})
+        policy: dict[str, object] = {"name": self.name, "purpose": self.purpose, "rules": rules}
+        if self.engines and any(rule.redact for rule in self.rules):
+            policy["engines"] = self.engines
+        if self.key_fingerprints and any(rule.pseudonymize for rule in self.rules):
+            policy["keys"] = self.key_fingerprints
+        return _json(policy)
 
     @cached_property
     def hash(self) -> str:

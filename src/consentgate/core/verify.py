@@ -145,6 +145,14 @@ class _Doubts:
             self.first.append(doubt)
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Whose a record is, and under which forms that subject can have left."""
+
+    subject_of: Callable[[Any], bytes]
+    forms_of: Callable[[bytes], Sequence[bytes]]
+
+
 class ChainVerifier:
     """Checks the entries of one group and input partition, in their order."""
 
@@ -154,9 +162,10 @@ class ChainVerifier:
         table: ConsentTable,
         verification: Verification,
         is_signed: Callable[[LedgerRecord], bool] | None,
-        subject_of: Callable[[Any], bytes],
+        owners: Owners,
     ) -> None:
-        self._subject_of = subject_of
+        self._subject_of = owners.subject_of
+        self._forms_of = owners.forms_of
         self._is_signed = is_signed
         self._gates = gates
         self._table = table
@@ -200,7 +209,7 @@ class ChainVerifier:
     def entry(self, place: str, value: bytes, record: LedgerRecord, slice_: Slice) -> None:
         """Check one ledger entry; the table stands at its frontier, exactly."""
         self._check_chain(place, value, record)
-        self._owners = [self._subject_of(placed.record) for placed in slice_.training]
+        self._owners = self._find_owners(slice_)
         gate = self._gates.get(record.policy)
         if gate is None or slice_.content is None:
             why = f"no policy given for {record.policy}" if gate is None else "content has expired"
@@ -240,6 +249,15 @@ class ChainVerifier:
     def surplus(self, place: str, what: str) -> None:
         """An output that no ledger entry accounts for."""
         self._tallies["S7"].violation(place, f"{what}, but no ledger entry accounts for it")
+
+    def _find_owners(self, slice_: Slice) -> list[bytes]:
+        """Whose each forwarded record is: by its source, or by itself where that has expired."""
+        content = slice_.content.records if slice_.content is not None else ()
+        sources: dict[int | None, Any] = {record.offset: record for record in content}
+        return [
+            self._subject_of(sources.get(placed.source_offset, placed.record))
+            for placed in slice_.training
+        ]
 
     def _check_chain(self, place: str, value: bytes, record: LedgerRecord) -> None:
         tally, previous = self._tallies["S7"], self._previous
@@ -377,14 +395,14 @@ class ChainVerifier:
 
     def _check_retractions(self, place: str, outcome: BatchOutcome, slice_: Slice) -> None:
         tally = self._tallies["S6"]
-        found = {_consent_place(placed.record.value) for placed in slice_.retractions}
+        found = {(_consent_place(p.record.value), p.record.key) for p in slice_.retractions}
         # Somebody's records in several partitions can have come in another order.
         scattered = len(outcome.frontier) > 1
         others = {placed.record.key for placed in slice_.retractions if scattered}
         tally.checked += len(outcome.retractions)
         for retraction in outcome.retractions:
             wanted = _consent_place(retraction.value)
-            if wanted not in found and retraction.key not in others:
+            if (wanted, retraction.key) not in found and retraction.key not in others:
                 tally.violation(place, f"the change at {wanted} is covered, but not retracted")
 
     def _leaves_ineligible(self, change: ConsentChange) -> bool:
@@ -412,8 +430,10 @@ class ChainVerifier:
             return
         self._tallies["S5"].checked += 1
         before = verification.exposed_records_max
+        forms = self._forms_of(change.subject)
         for appended_ms, subjects in reversed(self._recent):
-            records = subjects.pop(change.subject, 0)  # Once, however often somebody changes.
+            # Once, however often somebody changes.
+            records = sum(subjects.pop(form, 0) for form in forms)
             verification.exposed_records_max += records
             if appended_ms <= change.timestamp_ms:
                 # Its transaction may have ended before the change, or after it; no other one.

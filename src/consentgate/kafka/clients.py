@@ -1,12 +1,17 @@
 """What the transports of all partitions share."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from consentgate.core.transform import Work
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import Layout
 from consentgate.kafka.settings import KafkaSettings
+
+Transform = Callable[[Sequence[Work]], Awaitable[Sequence[bytes | None]]]
+"""Transforms records outside of the event loop; None for what cannot be transformed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +24,4 @@ class Clients:
     view: ConsentView
     cluster: Cluster
     consent_gap_ms_max: int | None  # how old an unread consent record may be; None: any age
+    transform: Transform

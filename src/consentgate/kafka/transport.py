@@ -26,6 +26,7 @@ from consentgate.core.partition import (
     SendOffset,
     Step,
     StepFailed,
+    Transform,
     Transport,
     WatchConsent,
 )
@@ -105,6 +106,8 @@ class KafkaTransport(Transport):
                 return self._watch_consent()
             case ReadChanges(since, until):
                 return await self._view.read_changes(self._table, since, until)
+            case Transform(works):
+                return await self._clients.transform(works)
             case Send(outcome):
                 return await self._opened.send(outcome)
             case SendOffset(outcome):

@@ -19,6 +19,7 @@ from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
 from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
 from consentgate.core.policy import Policy
+from consentgate.engines import equip
 from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
@@ -30,6 +31,7 @@ from consentgate.kafka.settings import kafka_settings
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
+from consentgate.service.transforming import TransformPool
 from consentgate.signing import load_signer
 
 log = structlog.get_logger()
@@ -64,12 +66,13 @@ class Worker:
     """One process of the service. Made inside the event loop that it runs in."""
 
     def __init__(self, config: Config, policy: Policy, *, accept_consent_gap: bool = False) -> None:
-        refuse_unsupported(policy)
         self._config = config
         self._accept_consent_gap = accept_consent_gap
         signing = config.keys.signing
         self._sign = None if signing is None else load_signer(signing)
-        self._policy = policy
+        self._policy, transformer = equip(config, policy)
+        self._transformer = transformer
+        self._pool = TransformPool(transformer, config.redaction.processes)
         self._settings = kafka_settings(config.kafka)
         self._decode_content = content_decoder(config.content.fields, config.limits.max_depth)
         self._cluster = Cluster(self._settings)
@@ -87,7 +90,7 @@ class Worker:
             self._settings, config.group, config.topics.content, self._assign, self._revoke
         )
         self.metrics = Metrics(self._gauges, self._view.subjects, self._view.scattered)
-        self.metrics.policy_info.labels(policy.name, policy.hash).set(1)
+        self.metrics.policy_info.labels(policy.name, self._policy.hash).set(1)
         self._http = HttpServer(self.metrics.registry, self._live, self._ready)
         self._layout: Layout | None = None
         self._assigned: dict[int, tuple[AssignedPartition, asyncio.Task[None]]] = {}
@@ -174,6 +177,7 @@ class Worker:
             _close("the admin client", self._cluster.stop()),
             _close("the HTTP server", self._http.stop()),
         )
+        self._pool.stop()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Start a task whose failure ends the worker."""
@@ -213,6 +217,7 @@ class Worker:
             decode=self._decode_content,
             limits=config.limits.of_content(),
             key_is_subject=config.content.key_is_subject,
+            transformer=self._transformer,
         )
         assigned = AssignedPartition(
             gate,
@@ -223,6 +228,7 @@ class Worker:
                 self._view,
                 self._cluster,
                 None if self._accept_consent_gap else layout.consent_keeps_ms // 2,
+                self._pool.transform,
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
@@ -348,20 +354,6 @@ class Worker:
             events_per_second=round(self._counts.total() / seconds, 1),
             cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
             peak_rss_bytes=usage.ru_maxrss * rss_unit_bytes,
-        )
-
-
-def refuse_unsupported(policy: Policy) -> None:
-    """Refuse a policy that asks for what this version cannot do; never ignore it.
-
-    Raises:
-        ConfigError: naming the rules.
-    """
-    lines = [str(rule.line) for rule in policy.rules if rule.transforms]
-    if lines:
-        raise ConfigError(
-            f"policy {policy.name}: this version cannot select fields, redact or pseudonymize, "
-            f"as the rules in line {', '.join(lines)} ask for"
         )
 
 

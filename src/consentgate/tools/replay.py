@@ -15,6 +15,7 @@ from consentgate.core.gate import Batch, Gate
 from consentgate.core.ledger import GENESIS, Chain
 from consentgate.core.model import Reason, Verdict
 from consentgate.core.policy import Policy
+from consentgate.engines import equip
 from consentgate.errors import FixtureError
 from consentgate.tools.fixtures import ClockLine, FixtureRecord, read_fixture
 
@@ -57,6 +58,7 @@ class Replay:
     """A gate and a consent table in memory, fed by fixture lines in file order."""
 
     def __init__(self, config: Config, policy: Policy) -> None:
+        policy, transformer = equip(config, policy)
         self._topics = config.topics
         self._table = ConsentTable([0])
         self._read_consent = consent_decoder(
@@ -70,6 +72,7 @@ class Replay:
             decode=content_decoder(config.content.fields, config.limits.max_depth),
             limits=config.limits.of_content(),
             key_is_subject=config.content.key_is_subject,
+            transformer=transformer,
         )
         self._now_ms: int | None = None
         self._previous = GENESIS

@@ -23,15 +23,18 @@ from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
 from consentgate.core.model import UNREADABLE, ConsentState, Verdict
 from consentgate.core.policy import Policy
+from consentgate.core.transform import Transformer
 from consentgate.core.verify import (
     BROKER_TIME,
     PROPERTIES,
     ChainVerifier,
+    Owners,
     Placed,
     Slice,
     Verification,
     source_of,
 )
+from consentgate.engines import equip, load_pseudonyms
 from consentgate.errors import ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
@@ -151,18 +154,24 @@ class _ChainWalk:
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
         decode = content_decoder(config.content.fields, config.limits.max_depth)
-        gates = {policy.reference: self._gate(policy, decode) for policy in policies}
+        gates = {}
+        for policy in policies:
+            equipped, transformer = equip(config, policy)
+            gates[equipped.reference] = self._gate(equipped, decode, transformer)
         self._verifier = ChainVerifier(
             gates,
             self._table,
             verification,
             subject.is_signed,
-            subject_reader(decode, key_is_subject=config.content.key_is_subject),
+            Owners(
+                subject_reader(decode, key_is_subject=config.content.key_is_subject),
+                load_pseudonyms(config).forms,
+            ),
         )
         self._decode_consent = consent_decoder(
             config.consent.fields, subject.purpose, config.limits.max_depth
         )
-        self._retractions: dict[str, tuple[int, Placed]] = {}
+        self._retractions: dict[tuple[str, bytes | None], tuple[int, Placed]] = {}
         self._last = -1
 
     async def run(self) -> AsyncIterator[int]:
@@ -279,10 +288,10 @@ class _ChainWalk:
         async for run in cursor.while_at_most(first, self._before):
             for before, output in run:
                 if before is not None:
-                    consent = str(orjson.loads(output.value)["consent"])
-                    self._retractions[consent] = (before, Placed(cursor.place(output), output))
+                    change = str(orjson.loads(output.value)["consent"]), output.key
+                    self._retractions[change] = (before, Placed(cursor.place(output), output))
         self._retractions = {
-            consent: kept for consent, kept in self._retractions.items() if kept[0] >= first
+            change: kept for change, kept in self._retractions.items() if kept[0] >= first
         }
         return [placed for _, placed in self._retractions.values()]
 
@@ -322,7 +331,7 @@ class _ChainWalk:
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
 
-    def _gate(self, policy: Policy, decode: ContentDecoder) -> Gate:
+    def _gate(self, policy: Policy, decode: ContentDecoder, transformer: Transformer) -> Gate:
         config = self._config
         return Gate(
             chain=self._chain,
@@ -332,6 +341,7 @@ class _ChainWalk:
             decode=decode,
             limits=config.limits.of_content(),
             key_is_subject=config.content.key_is_subject,
+            transformer=transformer,
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import pytest
@@ -49,9 +49,11 @@ from consentgate.core.partition import (
     Stalled,
     Step,
     StepFailed,
+    Transform,
     WatchConsent,
 )
 from consentgate.core.policy import Basis, Policy, Rule
+from consentgate.core.transform import Transformer
 
 NOW_MS = 1_726_826_400_000
 FIRST = 100
@@ -66,6 +68,7 @@ POLICY = Policy(
     {},
     (Rule(("GB",), Basis.OPT_OUT, until_ms=PAUSE_MS), Rule(("*",), Basis.OPT_OUT)),
 )
+REDACTING = replace(POLICY, rules=tuple(replace(r, redact=("email",)) for r in POLICY.rules))
 S = TypeVar("S", bound=Step[Any])
 
 
@@ -100,6 +103,7 @@ class Hand:
     frontier: dict[int, int] | None = field(default_factory=lambda: {3: 50})
     """The last committed one."""
     max_exposure_ms: int = 5_000
+    policy: Policy = POLICY
 
     def __post_init__(self) -> None:
         self.table = ConsentTable([3])
@@ -108,7 +112,9 @@ class Hand:
         self.table.advance(3, 50)
         chain = Chain("group", "content-events", 3)
         decode = content_decoder(ContentFields(), 64)
-        gate = Gate(chain, "consent-state", self.table, POLICY, decode, Limits(), True)
+        transform = Transformer(redact=lambda texts, *_: texts)
+        known = (chain, "consent-state", self.table, self.policy, decode, Limits())
+        gate = Gate(*known, key_is_subject=True, transformer=transform)
         self.events: list[Event] = []
         self.partition = Partition(gate, self.events.append, self.max_exposure_ms)
         self.position = Position(FIRST, GENESIS, self.frontier)
@@ -131,6 +137,7 @@ class Hand:
             ReadChanges: self._read_changes,
             Seek: self._seek,
             Fetch: self._fetch,
+            Transform: lambda step: [transform.value(work) for work in step.works],
             Send: self._send,
             Commit: self._commit,
         }
@@ -357,9 +364,9 @@ def test_the_first_start_takes_what_it_finds_as_its_baseline_and_retracts_nothin
 # Catching up with what changed while nobody watched.
 
 
-def catching_up(*subjects: bytes) -> Hand:
+def catching_up(*subjects: bytes, policy: Policy = POLICY) -> Hand:
     """These have withdrawn since the committed frontier."""
-    hand = Hand()
+    hand = Hand(policy=policy)
     for subject in subjects:
         hand.changes(subject, WITHDRAWN, seen=False)
     return hand
@@ -866,7 +873,7 @@ def test_a_view_that_falls_behind_before_the_commit_stalls_and_exposes() -> None
 
 
 def newborn() -> Hand:
-    hand = catching_up(b"m0")
+    hand = catching_up(b"m0", policy=REDACTING)
     hand.publish(batch())
     barriers = 0
 
@@ -1178,3 +1185,41 @@ def test_stopping_ends_recycling() -> None:
     hand.throw(StepFailed("broken"))
     hand.partition.stop()
     assert hand.to_the_end() == ["Retire", "Pause", "Retire"]
+
+
+# What a rule makes of records.
+
+
+def test_what_is_to_be_redacted_is_redacted_before_the_barrier_and_once() -> None:
+    hand = newborn()  # A withdrawal before the commit has the batch decided anew.
+    hand.past(Fetch)
+    hand.until(Fetch)
+    steps = names(hand.done)
+    assert steps.count("Transform") == 1
+    assert steps.count("Abort") == 1
+    at = steps.index("Transform")
+    assert "AwaitFrontier" in steps[at:]
+    (outcome,) = hand.committed()[-1:]
+    assert len(outcome.training) == 2
+
+
+def test_what_could_not_be_redacted_is_withheld() -> None:
+    hand = Hand(policy=REDACTING)
+    hand.answers[Transform] = lambda step: [None for _ in step.works]
+    hand.publish(batch())
+    hand.past(Commit)
+    hand.until(Fetch)
+    (outcome,) = hand.committed()
+    assert not outcome.training
+    assert {str(made.reason) for made in outcome.decisions} == {"redaction-failed"}
+
+
+def test_the_next_batch_is_redacted_itself() -> None:
+    hand = Hand(policy=REDACTING)
+    for first in (FIRST, FIRST + 4):
+        hand.publish(batch(first=first))
+        works = hand.past(Transform).works
+        assert [json.loads(work.value)["subject"] for work in works] == [
+            record.key.decode() for record in batch(first=first).records
+        ]
+        hand.past(Commit)

@@ -24,6 +24,7 @@ from consentgate.core.ledger import (
 )
 from consentgate.core.model import Choice, Verdict, consent_state
 from consentgate.core.policy import Basis, Policy, Rule
+from consentgate.core.pseudonym import Pseudonyms
 from consentgate.core.verify import (
     BROKER_TIME,
     CLOCK_SKEW_MS,
@@ -31,6 +32,7 @@ from consentgate.core.verify import (
     FINDINGS_MAX,
     ChainVerifier,
     Headers,
+    Owners,
     Placed,
     Slice,
     Verification,
@@ -55,6 +57,7 @@ class Content:
 
 
 key_of = subject_reader(content_decoder(ContentFields(), 64), key_is_subject=True)
+KEYED = Owners(key_of, Pseudonyms().forms)
 
 
 @dataclass
@@ -157,7 +160,9 @@ class Topics:
         """What the verifier makes of it."""
         table, verification = ConsentTable([0]), Verification()
         gates = {POLICY.reference: gate(table)}
-        verifier = ChainVerifier(gates, table, verification, is_signed, subject_of)
+        verifier = ChainVerifier(
+            gates, table, verification, is_signed, Owners(subject_of, Pseudonyms().forms)
+        )
         if expired is not None:
             verifier.expired(expired)
         left = list(self.consent)
@@ -356,7 +361,7 @@ def test_an_output_of_another_outcome_is_found(role: str, what: str) -> None:
 
 def test_an_output_that_no_entry_accounts_for_is_found() -> None:
     verification = Verification()
-    verifier = ChainVerifier({}, ConsentTable([0]), verification, None, key_of)
+    verifier = ChainVerifier({}, ConsentTable([0]), verification, None, KEYED)
     verifier.surplus("t-0@9", "forwarded")
     assert findings(verification) == {
         "S7": ["t-0@9: forwarded, but no ledger entry accounts for it"]
@@ -403,7 +408,7 @@ def test_outputs_that_have_expired_are_told_apart_from_those_that_are_missing(
 
 def test_an_entry_that_is_none_is_found() -> None:
     verification = Verification()
-    ChainVerifier({}, ConsentTable([0]), verification, None, key_of).unreadable("ledger-0@9")
+    ChainVerifier({}, ConsentTable([0]), verification, None, KEYED).unreadable("ledger-0@9")
     assert findings(verification) == {
         "S7": ["ledger-0@9: there should be a ledger entry, but it is unreadable"]
     }
@@ -585,7 +590,7 @@ def test_a_frontier_that_is_left_out_goes_back() -> None:
     made = topics()
     verification = Verification()
     table = ConsentTable([0])
-    verifier = ChainVerifier({}, table, verification, None, key_of)
+    verifier = ChainVerifier({}, table, verification, None, KEYED)
     for number, written in enumerate(made.written):
         if number == 2:
             made.rewrite(2, lambda entry: entry["consent"].clear())
