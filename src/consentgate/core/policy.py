@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -216,6 +216,22 @@ def utc_text(time_ms: int) -> str:
     """Epoch milliseconds as `2024-09-20T00:00:00.000Z`."""
     moment = _EPOCH + timedelta(milliseconds=time_ms)
     return f"{moment.isoformat(timespec='milliseconds')}Z"
+
+
+def short_utc_text(time_ms: int) -> str:
+    """Epoch milliseconds as people write them: `2024-09-20T00:00:00Z`."""
+    return utc_text(time_ms).replace(".000Z", "Z")
+
+
+def in_few_words(jurisdictions: Collection[str], groups: Groups) -> list[str]:
+    """The jurisdictions with whole groups by their names, the largest first; then the others."""
+    left = set(jurisdictions)
+    names = []
+    for name, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        if members and members <= set(jurisdictions) and not members.isdisjoint(left):
+            names.append(name)
+            left -= members
+    return names + sorted(left)
 
 
 def _json(value: object) -> str:
