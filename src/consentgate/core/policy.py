@@ -179,28 +179,35 @@ class Policy:
         return RulesInForce(found, following[0] if following else None)
 
     def _canonical_rule(self, rule: Rule) -> dict[str, object]:
-        times = {
-            "from": rule.from_ms,
-            "until": rule.until_ms,
-            "created_from": rule.created_from_ms,
-            "created_until": rule.created_until_ms,
-        }
-        words = {
-            "visibility": rule.visibility,
-            "kinds": rule.kinds,
-            "fields": rule.fields,
-            "redact": rule.redact or None,
-        }
-        flags = {"adults_only": rule.adults_only, "pseudonymize": rule.pseudonymize}
+        times = {"from": rule.from_ms, "until": rule.until_ms}
         return {
             "jurisdictions": {
                 label: sorted(self.groups.get(label, {label})) for label in rule.jurisdictions
             },
             "basis": rule.basis,
             **{key: utc_text(time) for key, time in times.items() if time is not None},
-            **{key: sorted(known) for key, known in words.items() if known is not None},
-            **{key: True for key, flag in flags.items() if flag},
+            **conditions(rule),
         }
+
+
+def conditions(rule: Rule) -> dict[str, object]:
+    """What the rule asks beyond its basis and does to content, by the keys of the policy file.
+
+    Times are texts, lists are sorted, and what the rule does not ask is left out.
+    """
+    flags = {"adults_only": rule.adults_only, "pseudonymize": rule.pseudonymize}
+    words = {
+        "visibility": rule.visibility,
+        "kinds": rule.kinds,
+        "fields": rule.fields,
+        "redact": rule.redact or None,
+    }
+    times = {"created_from": rule.created_from_ms, "created_until": rule.created_until_ms}
+    return {
+        **{key: True for key, flag in flags.items() if flag},
+        **{key: sorted(known) for key, known in words.items() if known is not None},
+        **{key: utc_text(time) for key, time in times.items() if time is not None},
+    }
 
 
 def expanded(rule: Rule, groups: Groups) -> dict[str, str]:
