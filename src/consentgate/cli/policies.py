@@ -1,4 +1,4 @@
-"""Policies: whether they are right, and what they say."""
+"""Policies: whether they are right, and what they say; the schemas of what people write."""
 
 import time
 from typing import Annotated
@@ -14,6 +14,7 @@ from consentgate.core.policy import utc_text
 from consentgate.core.policyfile import lint_policy
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy, read_policy
+from consentgate.schemas import Schema, schema_text
 from consentgate.tools.timeline import timeline_json, timeline_text
 
 commands = typer.Typer()
@@ -64,6 +65,17 @@ def timeline(
         print(orjson.dumps(timeline_json(loaded, at_ms)).decode())
     else:
         Console(highlight=False, markup=False).print(timeline_text(loaded, at_ms))
+
+
+@commands.command()
+def schema(
+    file: Annotated[Schema, typer.Argument(help="The kind of file.")],
+) -> None:
+    """Print the JSON Schema of a file, with which an editor completes and checks it.
+
+    Example: consentgate schema policy > policy.schema.json
+    """
+    print(schema_text(file), end="")
 
 
 def _moment_ms(text: str) -> int:
