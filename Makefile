@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install help demo test check lint types format bench simulate faults soak mutants lock \
-	metrics-doc clean
+	metrics-doc schemas golden clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -57,6 +57,12 @@ mutants: $(STAMP) ## Take each safeguard away, or those of NAMES; some test must
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md
 	mv $(VENV)/metrics.md docs/metrics.md
+
+schemas: $(STAMP) ## Make the JSON Schemas of policies and configurations anew from the code
+	$(BIN)/python -m consentgate.schemas.make docs/configuration.md
+
+golden: $(STAMP) ## Write anew what broken policies are told, after a change of messages
+	REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_broken_policies.py
 
 # A lock names every package with its version and its hashes, for every platform. The runtime lock,
 # for the image, and the build lock are parts of the development lock, with the same versions.

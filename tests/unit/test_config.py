@@ -118,9 +118,9 @@ def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
     ("text", "message"),
     [
         ("- a\n", "consentgate.yaml:1: the configuration must be a mapping of keys"),
-        ("a: b: c", "consentgate.yaml:1: (document): not YAML"),
+        ("a: b: c", "consentgate.yaml:1: (document): a colon where no key can be"),
         ("group: a\ngroup: b\n", "consentgate.yaml:2: group: repeats the key of line 1"),
-        ("group: *a\n", "consentgate.yaml:1: (document): aliases are not supported"),
+        ("group: *a\n", "consentgate.yaml:1: group: aliases are not supported"),
     ],
 )
 def test_what_is_no_plain_yaml_mapping_is_refused(file: Path, text: str, message: str) -> None:

@@ -16,7 +16,7 @@ from consentgate.config import KAFKA_SETTINGS, Config, load_config
 from consentgate.core.decide import Limits
 from consentgate.core.ledger import GENESIS, BatchFacts, Chain, LedgerRecord, write_entry
 from consentgate.core.model import Reason, decision
-from consentgate.core.policyfile import lint_policy, parse_policy
+from consentgate.core.policyfile import parse_policy
 from consentgate.kafka.guards import ENVELOPE_BYTES
 from consentgate.policies import preset_names
 from consentgate.service.metricsdoc import metrics_page
@@ -126,13 +126,6 @@ def test_the_configuration_of_the_readme_loads(tmp_path: Path) -> None:
     config = load_config(str(path), {"KAFKA_PASSWORD": "secret"})
     assert config.kafka["sasl.password"] == "secret"
     assert config.policy in preset_names()
-
-
-def test_the_example_of_a_policy_has_no_problems() -> None:
-    (block,) = blocks_of("docs/semantics.md", "yaml")
-    policy, problems = lint_policy(block, "example.yaml")
-    assert policy is not None
-    assert problems == []
 
 
 def test_the_examples_of_records_are_read_as_described(tmp_path: Path) -> None:

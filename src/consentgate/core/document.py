@@ -28,6 +28,8 @@ Severity: TypeAlias = Literal["error", "warning"]
 MAX_DEPTH = 32
 """How deep lists and mappings may nest; policies need four levels, configurations fewer."""
 
+_NAMED_DEPTH = 4
+
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     "true": True,
@@ -95,7 +97,9 @@ def parse_document(text: str, file: str) -> Document:
         value = builder.build()
     except _Unreadable as error:
         value = None
-        builder.problems.append(Problem(file, error.line, key_text(()), str(error)))
+        # Deeper than any of our files the path would only be long.
+        key = key_text(builder.at[:_NAMED_DEPTH])
+        builder.problems.append(Problem(file, error.line, key, str(error)))
     return Document(file, value, builder.lines, tuple(builder.problems))
 
 
@@ -155,6 +159,8 @@ class _Builder:
         self._file = file
         self._events = yaml.parse(text, Loader=yaml.SafeLoader)
         self._line_now = 1
+        self.at: Path = ()
+        """What is being read; where reading stops, the place that is named."""
         self.lines: dict[Path, int] = {}
         self.problems: list[Problem] = []
 
@@ -165,7 +171,8 @@ class _Builder:
         value = self._node(self._next(), ())
         self._next()  # The end of the document.
         if not isinstance(self._next(), yaml.StreamEndEvent):
-            raise _Unreadable(self._line_now, "a second document, where one is expected")
+            message = "a second document begins, put it into a file of its own"
+            raise _Unreadable(self._line_now, message)
         return value
 
     def _next(self) -> yaml.Event:
@@ -175,10 +182,11 @@ class _Builder:
             raise _unreadable(error) from None
         except yaml.reader.ReaderError as error:
             line = self._text.count("\n", 0, error.position) + 1
-            raise _Unreadable(line, "a character that YAML does not allow") from None
+            message = f"the character U+{error.character:04X}, which YAML does not allow"
+            raise _Unreadable(line, f"{message}, take it out") from None
         except (ValueError, OverflowError):
             # PyYAML does not check the code point of an escape such as "\UFFFFFFFF".
-            message = "a number or an escape that is out of range, here or below"
+            message = "a number or an escape that is out of range, here or below, correct it"
             raise _Unreadable(self._line_now, message) from None
         self._line_now = _line(event)
         return event
@@ -200,7 +208,9 @@ class _Builder:
     def _list(self, path: Path) -> list[Value]:
         values: list[Value] = []
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            values.append(self._node(event, (*path, len(values))))
+            self.at = (*path, len(values))
+            values.append(self._node(event, self.at))
+            self.at = path
         return values
 
     def _mapping(self, path: Path) -> dict[str, Value]:
@@ -210,15 +220,20 @@ class _Builder:
             key = self._key(event, path)
             first_line = lines.setdefault(key, _line(event))
             self.lines.setdefault((*path, key), first_line)
-            value = self._node(self._next(), (*path, key))
+            self.at = (*path, key)
+            value = self._node(self._next(), self.at)
+            self.at = path
             if key in values:
-                self._problem((*path, key), event, f"repeats the key of line {first_line}")
+                message = f"repeats the key of line {first_line}, take one of them out"
+                self._problem((*path, key), event, message)
             values.setdefault(key, value)
         return values
 
     def _key(self, event: yaml.Event, path: Path) -> str:
         if not isinstance(event, yaml.ScalarEvent):
-            raise _Unreadable(_line(event), f"a key of {key_text(path)} is not a string")
+            raise _Unreadable(
+                _line(event), f"a key of {key_text(path)} is not a string, write a word"
+            )
         if not isinstance(self._scalar(event, path), str):
             problem = f"the key {shown(event.value)} is not a string, put it into quotes"
             self._problem(path, event, problem)
@@ -249,12 +264,32 @@ def _plain(text: str) -> Value:
     return text
 
 
+# What PyYAML says, by a part of it, in words for people who write no parsers.
+_IN_OTHER_WORDS = {
+    "scanning an alias": 'an asterisk without quotes would be an alias, write "*"',
+    "scanning an anchor": "an ampersand without quotes would be an anchor, put it into quotes",
+    "character '\\t'": "a tab, indent with spaces",
+    "scanning a quoted scalar": "a text in quotes that does not end, close the quotes",
+    "parsing a flow sequence": "a list in brackets that goes wrong, look for a missing comma or ]",
+    "parsing a flow mapping": "a mapping in braces that goes wrong, look for a missing comma or }",
+    "mapping values are not allowed": "a colon where no key can be, indent the line like its "
+    "neighbours, or put a text with a colon into quotes",
+    "could not find expected ':'": "a line that is neither a key nor an item of a list, write "
+    "'key: value' or '- item'",
+    "parsing a block": "a line that is indented otherwise than those it belongs to, indent them "
+    "alike",
+    "that cannot start any token": "a text that begins with a special character, put it into "
+    "quotes",
+}
+
+
 def _unreadable(error: yaml.MarkedYAMLError) -> _Unreadable:
-    message = f"not YAML: {error.problem}" + (f" {error.context}" if error.context else "")
-    if error.context == "while scanning an alias":
-        message = 'an asterisk without quotes would be an alias, write "*"'
-    mark = error.problem_mark
-    return _Unreadable(mark.line + 1 if mark else 1, message)
+    said = f"{error.problem} {error.context or ''}".strip()
+    words = (words for part, words in _IN_OTHER_WORDS.items() if part in said)
+    # What is never closed is noticed at the end of the file, and mended where it begins.
+    is_open = error.context is not None and ("quoted" in said or "flow" in said)
+    mark = error.context_mark if is_open else error.problem_mark
+    return _Unreadable(mark.line + 1 if mark else 1, next(words, f"not YAML: {said}"))
 
 
 def _line(event: yaml.Event) -> int:

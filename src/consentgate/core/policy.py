@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -197,28 +197,35 @@ class Policy:
         return RulesInForce(found, following[0] if following else None)
 
     def _canonical_rule(self, rule: Rule) -> dict[str, object]:
-        times = {
-            "from": rule.from_ms,
-            "until": rule.until_ms,
-            "created_from": rule.created_from_ms,
-            "created_until": rule.created_until_ms,
-        }
-        words = {
-            "visibility": rule.visibility,
-            "kinds": rule.kinds,
-            "fields": rule.fields,
-            "redact": rule.redact or None,
-        }
-        flags = {"adults_only": rule.adults_only, "pseudonymize": rule.pseudonymize}
+        times = {"from": rule.from_ms, "until": rule.until_ms}
         return {
             "jurisdictions": {
                 label: sorted(self.groups.get(label, {label})) for label in rule.jurisdictions
             },
             "basis": rule.basis,
             **{key: utc_text(time) for key, time in times.items() if time is not None},
-            **{key: sorted(known) for key, known in words.items() if known is not None},
-            **{key: True for key, flag in flags.items() if flag},
+            **conditions(rule),
         }
+
+
+def conditions(rule: Rule) -> dict[str, object]:
+    """What the rule asks beyond its basis and does to content, by the keys of the policy file.
+
+    Times are texts, lists are sorted, and what the rule does not ask is left out.
+    """
+    flags = {"adults_only": rule.adults_only, "pseudonymize": rule.pseudonymize}
+    words = {
+        "visibility": rule.visibility,
+        "kinds": rule.kinds,
+        "fields": rule.fields,
+        "redact": rule.redact or None,
+    }
+    times = {"created_from": rule.created_from_ms, "created_until": rule.created_until_ms}
+    return {
+        **{key: True for key, flag in flags.items() if flag},
+        **{key: sorted(known) for key, known in words.items() if known is not None},
+        **{key: utc_text(time) for key, time in times.items() if time is not None},
+    }
 
 
 def expanded(rule: Rule, groups: Groups) -> dict[str, str]:
@@ -234,6 +241,22 @@ def utc_text(time_ms: int) -> str:
     """Epoch milliseconds as `2024-09-20T00:00:00.000Z`."""
     moment = _EPOCH + timedelta(milliseconds=time_ms)
     return f"{moment.isoformat(timespec='milliseconds')}Z"
+
+
+def short_utc_text(time_ms: int) -> str:
+    """Epoch milliseconds as people write them: `2024-09-20T00:00:00Z`."""
+    return utc_text(time_ms).replace(".000Z", "Z")
+
+
+def in_few_words(jurisdictions: Collection[str], groups: Groups) -> list[str]:
+    """The jurisdictions with whole groups by their names, the largest first; then the others."""
+    left = set(jurisdictions)
+    names = []
+    for name, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        if members and members <= set(jurisdictions) and not members.isdisjoint(left):
+            names.append(name)
+            left -= members
+    return names + sorted(left)
 
 
 def _json(value: object) -> str:

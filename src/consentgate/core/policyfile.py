@@ -32,6 +32,8 @@ from consentgate.core.policy import (
     Policy,
     Rule,
     expanded,
+    in_few_words,
+    short_utc_text,
     utc_text,
 )
 from consentgate.errors import PolicyError
@@ -58,10 +60,32 @@ _RULE_KEYS = (
 _BASES = tuple(basis.value for basis in Basis)
 _POLICY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LIKE_A_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _FINER_THAN_A_MILLISECOND = re.compile(r"\.[0-9]{3}0*[1-9]")
+_WHERE = "{where}"  # In a message, where the jurisdictions go.
 _EXAMPLE_TIME = "2024-09-20T00:00:00Z"
 # Codes that are in everyday use for a country that has another one.
 _MISTAKEN = {"UK": "GB", "EL": "GR"}
+_UNIONS = frozenset({"EU", "EEA", "EFTA"})
+_MISSING = {
+    "name": "give the policy one, such as 'example'",
+    "purpose": "say for what people choose, such as 'ai-training'",
+    "rules": "a policy has at least one rule",
+    "jurisdictions": 'name groups, countries or "*"',
+    "basis": f"use one of {', '.join(_BASES)}",
+}
+# How to mend a value of a wrong type, by the type that is expected and the one that was found.
+_MENDS: dict[tuple[type, type], str] = {
+    (list, str): "put it into brackets",
+    (list, dict): "begin each item with a dash",
+    (str, int): "put it into quotes",
+    (str, float): "put it into quotes",
+    (str, bool): "put it into quotes",
+    (str, list): "write one, without brackets or dashes",
+    (str, dict): "leave the colon out, or put all of it into quotes",
+    (dict, str): "write it as 'key: value'",
+    (dict, list): "write it as 'key: value', without dashes",
+}
 
 
 def parse_policy(text: str, file: str) -> Policy:
@@ -139,7 +163,8 @@ class _Reader:
 
     def _report(self, findings: "_Findings", groups: Groups, severity: Severity) -> None:
         for (path, message), jurisdictions in findings.items():
-            self._problem(path, f"{message}: {_summary(jurisdictions, groups)}", severity)
+            text = message.replace(_WHERE, _summary(jurisdictions, groups))
+            self._problem(path, text, severity)
 
     def _warn_of_words(
         self, groups: Groups, timelines: "_Timelines", numbered: list[_Numbered]
@@ -147,10 +172,13 @@ class _Reader:
         used = {label for each in numbered for label in each.rule.jurisdictions}
         for name in groups:
             if name not in used:
-                self._problem(("groups", name), "no rule names this group", "warning")
+                message = "no rule names this group, name it in one or take it out"
+                self._problem(("groups", name), message, "warning")
         unnamed = COUNTRIES - timelines.keys()
         if EVERYWHERE_ELSE not in timelines and unnamed:
-            message = f'{len(unnamed)} countries have no rule, and no rule names "*" to cover them'
+            message = (
+                f'no rule names {_summary(unnamed, groups)}, add one for "*" to cover the rest'
+            )
             self._problem(("rules",), message, "warning")
 
     def _problem(self, path: Path, message: str, severity: Severity = "error") -> None:
@@ -163,7 +191,7 @@ class _Reader:
         if name is None or _POLICY_NAME.fullmatch(name):
             return name
         # The name is followed by "@" and the hash in headers and in the ledger.
-        self._problem(path, f"{shown(name)} does not match {_POLICY_NAME.pattern}")
+        self._problem(path, f"{shown(name)} is no name of a policy, {_usable_name(name)}")
         return None
 
     def _groups(self, path: Path, value: Value) -> Groups | None:
@@ -172,24 +200,32 @@ class _Reader:
             return None
         # A group that cannot be read stays known, so that the rules which name it are no problem.
         return {
-            name: frozenset(self._group((*path, name), name, members) or ())
+            name: frozenset(self._group((*path, name), groups, members) or ())
             for name, members in groups.items()
         }
 
-    def _group(self, path: Path, name: str, members: Value) -> tuple[str, ...] | None:
+    def _group(self, path: Path, groups: Collection[str], members: Value) -> tuple[str, ...] | None:
+        name = str(path[-1])
         if name.upper() in COUNTRIES or name == EVERYWHERE_ELSE:
-            self._problem(path, 'a country\'s code or "*" cannot be the name of a group')
+            message = 'a country\'s code or "*" cannot be the name of a group, choose another'
+            self._problem(path, message)
         elif name.lower() == UNKNOWN_JURISDICTION:
             message = f"{UNKNOWN_JURISDICTION!r} is the label of people whose country is not known"
-            self._problem(path, message)
+            self._problem(path, f"{message}, choose another name")
         elif not _GROUP_NAME.fullmatch(name):
-            self._problem(path, f"the name does not match {_GROUP_NAME.pattern}")
-        return self._words(path, members, self._country)
+            hint = "use letters, digits, '.', '_' and '-', a letter or digit first"
+            self._problem(path, f"is no name of a group, {hint}")
+        return self._words(path, members, partial(self._country, groups))
 
-    def _country(self, path: Path, value: str) -> str | None:
+    def _country(self, groups: Collection[str], path: Path, value: str) -> str | None:
         if value in COUNTRIES:
             return value
-        self._problem(path, f"unknown country {shown(value)}, {_nearest_jurisdiction(value, {})}")
+        hint = (
+            "a group holds countries only, write out those of that group"
+            if value in groups
+            else _nearest_jurisdiction(value, {})
+        )
+        self._problem(path, f"unknown country {shown(value)}, {hint}")
         return None
 
     def _rules(self, groups: Groups, path: Path, value: Value) -> list[_Numbered] | None:
@@ -242,7 +278,8 @@ class _Reader:
             for country in sorted(groups.get(label, {label})):
                 first = named_by.setdefault(country, label)
                 if first != label:
-                    twice[path, f"named twice, by {first!r} and by {label!r}"].add(country)
+                    message = f"names {_WHERE} twice, as {first!r} and as {label!r}, take one out"
+                    twice[path, message].add(country)
         self._report(twice, groups, "error")
         return labels
 
@@ -261,14 +298,15 @@ class _Reader:
         start_ms = self._optional(rule, start, self._time)
         end_ms = self._optional(rule, end, self._time)
         if start_ms is not None and end_ms is not None and start_ms >= end_ms:
-            self._problem(end, f"is not later than {start[-1]!r}, nothing lies between them")
+            hint = "nothing lies between them, swap or correct them"
+            self._problem(end, f"is not later than {start[-1]!r}, {hint}")
         return (start_ms, end_ms) if len(self.problems) == known else None
 
     # What it is written with.
 
     def _required(self, mapping: Mapping[str, Value], path: Path, read: _Read[_T]) -> _T | None:
         if path[-1] not in mapping:
-            self._problem(path, "is missing")
+            self._problem(path, f"is missing, {_MISSING[str(path[-1])]}")
         return self._optional(mapping, path, read)
 
     def _optional(self, mapping: Mapping[str, Value], path: Path, read: _Read[_T]) -> _T | None:
@@ -277,7 +315,8 @@ class _Reader:
             return None
         if mapping[key] is None:
             # To take it for a default could open what its author meant to close.
-            self._problem(path, "has no value, give it one or leave the key out")
+            hint = _MISSING.get(key, "give it one or leave the key out")
+            self._problem(path, f"has no value, {hint}")
             return None
         return read(path, mapping[key])
 
@@ -294,7 +333,8 @@ class _Reader:
         """The items of the list at a path, numbered."""
         items = self._typed(path, value, list, "a list")
         if items == []:
-            self._problem(path, "is an empty list")
+            hint = _MISSING.get(str(path[-1]), "name at least one")
+            self._problem(path, f"is an empty list, {hint}")
         return None if items is None else list(enumerate(items))
 
     def _words(self, path: Path, value: Value, read: _ReadWord) -> tuple[str, ...] | None:
@@ -303,7 +343,8 @@ class _Reader:
         for number, item in self._list(path, value) or ():
             word = self._text((*path, number), item)
             if word in accepted:
-                self._problem((*path, number), f"{shown(word)} stands in the list twice")
+                message = f"{shown(word)} stands in the list twice, take one of them out"
+                self._problem((*path, number), message)
             elif word is not None and read((*path, number), word) is not None:
                 accepted.append(word)
         return tuple(accepted)
@@ -324,31 +365,34 @@ class _Reader:
     def _text(self, path: Path, value: Value) -> str | None:
         text = self._typed(path, value, str, "a string")
         if text == "":
-            self._problem(path, "is an empty string")
+            self._problem(path, "is an empty string, write what is meant")
         return text or None
 
     def _flag(self, path: Path, value: Value) -> bool | None:
-        return self._typed(path, value, bool, "true or false")
+        if isinstance(value, bool):
+            return value
+        found = shown(value) if isinstance(value, str) else type_name(value)
+        self._problem(path, f"must be true or false, not {found}")
+        return None
 
     def _time(self, path: Path, value: Value) -> int | None:
-        text = self._text(path, value)
-        if text is None:
+        if not isinstance(value, str):
+            message = f"must be a time such as {_EXAMPLE_TIME}, not {type_name(value)}"
+            self._problem(path, message)
             return None
-        try:
-            time_ms = epoch_ms(text)
-            utc_text(time_ms)  # Some zones carry the first and the last year beyond the calendar.
-        except (ValueError, OverflowError):
-            hint = f"is not a time with a zone, write it like {_EXAMPLE_TIME}"
-            self._problem(path, f"{shown(text)} {hint}")
-            return None
-        if _FINER_THAN_A_MILLISECOND.search(text):
-            self._problem(path, "is finer than a millisecond")
+        time_ms = _time_ms(value)
+        if time_ms is None:
+            self._problem(path, f"{shown(value)} {_no_time(value)}")
+        elif _FINER_THAN_A_MILLISECOND.search(value):
+            self._problem(path, "is finer than a millisecond, write at most three decimals")
         return time_ms
 
     def _typed(self, path: Path, value: Value, kind: type[_T], expected: str) -> _T | None:
         if isinstance(value, kind):
             return value
-        self._problem(path, f"must be {expected}, not {type_name(value)}")
+        mend = _MENDS.get((kind, type(value)))
+        hint = "" if mend is None else f", {mend}"
+        self._problem(path, f"must be {expected}, not {type_name(value)}{hint}")
         return None
 
 
@@ -376,11 +420,16 @@ def _conflicts(timelines: _Timelines) -> _Findings:
         lasting = timeline[0]  # Of the rules so far, the one that ends last.
         for each in timeline[1:]:
             if each.start < lasting.end:
-                other = f"the rule of line {lasting.rule.line}"
-                message = f"named twice at the same time, here and by {other}"
+                message = (
+                    f"names {_WHERE} at the same time as the rule of line {lasting.rule.line}, "
+                    f"{_shared(each, lasting)}, end one where the other begins or make them one"
+                )
                 findings[each.path("jurisdictions"), message].add(jurisdiction)
             elif ban and ban.end <= each.start and each.rule.basis is not Basis.PROHIBITED:
-                message = f"lifts the prohibition of line {ban.rule.line}, which must stay"
+                message = (
+                    f"lifts the prohibition of line {ban.rule.line} for {_WHERE}, which must stay, "
+                    "take this rule out, or let that one be 'suspended' if it may end"
+                )
                 findings[each.path("basis"), message].add(jurisdiction)
             lasting = max(lasting, each, key=lambda known: known.end)
     return findings
@@ -394,7 +443,10 @@ def _gaps(timelines: _Timelines) -> _Findings:
             start_ms = before.rule.until_ms if before else None
             end_ms = after.rule.from_ms if after else None
             if start_ms != end_ms:
-                message = f"no rule is in force{_stretch(start_ms, end_ms)}"
+                message = (
+                    f"no rule is in force for {_WHERE}{_stretch(start_ms, end_ms)}, "
+                    "add one, which is 'suspended' if nothing may be used"
+                )
                 findings[_edge(before, after), message].add(jurisdiction)
     return findings
 
@@ -407,28 +459,61 @@ def _edge(before: _Numbered | None, after: _Numbered | None) -> Path:
     return before.path("until")
 
 
+def _shared(one: _Numbered, other: _Numbered) -> str:
+    """When both rules are in force, for two of which one begins before the other ends."""
+    starts = [each.rule.from_ms for each in (one, other) if each.rule.from_ms is not None]
+    ends = [each.rule.until_ms for each in (one, other) if each.rule.until_ms is not None]
+    return _stretch(max(starts, default=None), min(ends, default=None)).strip() or "at all times"
+
+
 def _stretch(start_ms: int | None, end_ms: int | None) -> str:
-    start = "" if start_ms is None else f" from {utc_text(start_ms)}"
-    end = "" if end_ms is None else f" until {utc_text(end_ms)}"
+    start = "" if start_ms is None else f" from {short_utc_text(start_ms)}"
+    end = "" if end_ms is None else f" until {short_utc_text(end_ms)}"
     return start + end
 
 
-def _summary(jurisdictions: set[str], groups: Groups) -> str:
+def _summary(jurisdictions: Collection[str], groups: Groups) -> str:
     """The jurisdictions in few words: whole groups by their names, and not more than five."""
-    left = set(jurisdictions)
-    names = []
-    for name, members in groups.items():
-        if members and members <= left:
-            names.append(name)
-            left -= members
-    names += sorted(left)
+    names = in_few_words(jurisdictions, groups)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _nearest_jurisdiction(word: str, groups: Groups) -> str:
-    """A hint for a word that is no country, nor one of the `groups` that could stand there."""
-    code = _MISTAKEN.get(word.upper())
-    if code is not None:
+    """A hint for a word that is no country, nor one of the `groups` that could stand there.
+
+    No country is guessed from some of its letters: `AUT`, for Austria, is not nearly Australia.
+    """
+    code = re.sub("[^A-Z]", "", word.upper())
+    code = _MISTAKEN.get(code, code)
+    if code in COUNTRIES:
         return f"did you mean {code!r}?"
-    near = did_you_mean(word, groups) or did_you_mean(word, sorted(COUNTRIES))
-    return near or "countries go by their ISO 3166-1 alpha-2 codes"
+    near = did_you_mean(word, groups)
+    if near is None and code in _UNIONS:
+        return "write out its members, or make it a group under 'groups'"
+    return near or "countries go by the two letters that ISO 3166-1 gives them, such as GB"
+
+
+def _usable_name(name: str) -> str:
+    near = re.sub("[^a-z0-9._]+", "-", name.lower()).strip("-._")
+    hint = "use lower-case letters, digits, '.', '_' and '-'"
+    return f"{hint}, such as {near!r}" if near else hint
+
+
+def _time_ms(text: str) -> int | None:
+    """Epoch milliseconds of a time with a zone; None for anything else."""
+    try:
+        time_ms = epoch_ms(text)
+        utc_text(time_ms)  # Some zones carry the first and the last year beyond the calendar.
+    except (ValueError, OverflowError):
+        return None
+    return time_ms
+
+
+def _no_time(text: str) -> str:
+    """Why a text is no time, and what may be meant."""
+    if _LIKE_A_TIME.fullmatch(text):
+        return "is not in the calendar, correct the day or the time"
+    for near in (f"{text}T00:00:00Z", f"{text.replace(' ', 'T')}Z"):
+        if _time_ms(near) is not None:
+            return f"is not a time with a zone, write {near} if you mean UTC"
+    return f"is not a time with a zone, write it like {_EXAMPLE_TIME}"

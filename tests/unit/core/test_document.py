@@ -116,37 +116,87 @@ def test_a_problem_prints_as_file_line_key_message() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3: a: repeats the key of line 1"),
-        ("x:\n  - {a: 1,\n     'a': 2}\n", "f.yaml:3: x[0].a: repeats the key of line 2"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3: a: repeats the key of line 1, take one of them out"),
+        (
+            "x:\n  - {a: 1,\n     'a': 2}\n",
+            "f.yaml:3: x[0].a: repeats the key of line 2, take one of them out",
+        ),
         ("a: 1\n7: 2\n", "f.yaml:2: (document): the key '7' is not a string, put it into quotes"),
         ("a:\n  true: 2\n", "f.yaml:2: a: the key 'true' is not a string, put it into quotes"),
-        ("a: 1\n? [b]\n: 2\n", "f.yaml:2: (document): a key of (document) is not a string"),
+        (
+            "a: 1\n? [b]\n: 2\n",
+            "f.yaml:2: (document): a key of (document) is not a string, write a word",
+        ),
         (
             "a: &x [1]\nb: *x\n",
-            "f.yaml:2: (document): aliases are not supported, write the value out",
+            "f.yaml:2: b: aliases are not supported, write the value out",
         ),
         (
             "a: [*]\n",
-            'f.yaml:1: (document): an asterisk without quotes would be an alias, write "*"',
+            'f.yaml:1: a: an asterisk without quotes would be an alias, write "*"',
         ),
         ("a: !!str 5\n", "f.yaml:1: a: tags are not supported, quote what is meant as a string"),
         (
             "a: !!python/object/apply:os.getcwd []\n",
             "f.yaml:1: a: tags are not supported, quote what is meant as a string",
         ),
-        ("a: 1\n---\nb: 2\n", "f.yaml:2: (document): a second document, where one is expected"),
-        ("a: 1\nb: \x07\n", "f.yaml:2: (document): a character that YAML does not allow"),
-        ("a: \ud800\n", "f.yaml:1: (document): a character that YAML does not allow"),
+        (
+            "a: 1\n---\nb: 2\n",
+            "f.yaml:2: (document): a second document begins, put it into a file of its own",
+        ),
+        (
+            "a: 1\nb: \x07\n",
+            "f.yaml:2: (document): the character U+0007, which YAML does not allow, take it out",
+        ),
+        (
+            "a: \ud800\n",
+            "f.yaml:1: (document): the character U+D800, which YAML does not allow, take it out",
+        ),
         ('a: "\\ud800"\n', "f.yaml:1: a: an escape that is half of a surrogate pair"),
         (
             'a: 1\nb: "\\UFFFFFFFF"\n',
-            "f.yaml:2: (document): a number or an escape that is out of range, here or below",
+            "f.yaml:2: b: a number or an escape that is out of range, here or below, correct it",
         ),
-        ("a: b: c\n", "f.yaml:1: (document): not YAML: mapping values are not allowed here"),
+        (
+            "a: b: c\n",
+            "f.yaml:1: (document): a colon where no key can be, indent the line like its "
+            "neighbours, or put a text with a colon into quotes",
+        ),
         (
             "a: [1,\nb: 2\n",
-            "f.yaml:3: (document): not YAML: expected ',' or ']', but got '<stream end>' "
-            "while parsing a flow sequence",
+            "f.yaml:1: a: a list in brackets that goes wrong, look for a missing comma or ]",
+        ),
+        (
+            "a: {b: 1, c\nd: 2\n",
+            "f.yaml:1: a: a mapping in braces that goes wrong, look for a missing comma or }",
+        ),
+        (
+            'a: 1\nb: "c\nd: 2\n',
+            "f.yaml:2: b: a text in quotes that does not end, close the quotes",
+        ),
+        ("a:\n\tb: 1\n", "f.yaml:2: a: a tab, indent with spaces"),
+        (
+            "a: &\n",
+            "f.yaml:1: a: an ampersand without quotes would be an anchor, put it into quotes",
+        ),
+        (
+            "a: 1\nb\n",
+            "f.yaml:3: (document): a line that is neither a key nor an item of a list, write "
+            "'key: value' or '- item'",
+        ),
+        (
+            "a:\n  b: 1\n c: 2\n",
+            "f.yaml:3: (document): a line that is indented otherwise than those it belongs to, "
+            "indent them alike",
+        ),
+        (
+            "a: @b\n",
+            "f.yaml:1: a: a text that begins with a special character, put it into quotes",
+        ),
+        (
+            "%YAML 3.0\n---\na: 1\n",
+            "f.yaml:1: (document): not YAML: found incompatible YAML document "
+            "(version 1.* is required)",
         ),
     ],
 )
@@ -158,9 +208,9 @@ def test_of_a_repeated_key_the_first_value_is_kept_and_all_repeats_are_named() -
     text = "a: 1\na: 2\nb: 1\na: 3\nb: 2\n"
     assert parse_document(text, "f").value == {"a": 1, "b": 1}
     assert problems_of(text) == [
-        "f.yaml:2: a: repeats the key of line 1",
-        "f.yaml:4: a: repeats the key of line 1",
-        "f.yaml:5: b: repeats the key of line 3",
+        "f.yaml:2: a: repeats the key of line 1, take one of them out",
+        "f.yaml:4: a: repeats the key of line 1, take one of them out",
+        "f.yaml:5: b: repeats the key of line 3, take one of them out",
     ]
 
 
@@ -168,7 +218,7 @@ def test_nesting_is_bounded() -> None:
     deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert problems_of(deepest) == []
     assert problems_of(f"[{deepest}]") == [
-        "f.yaml:1: (document): lists and mappings nest deeper than 32"
+        "f.yaml:1: [0][0][0][0]: lists and mappings nest deeper than 32"
     ]
     assert len(problems_of("[" * 100_000)) == 1
     assert len(problems_of("{a: " * 100_000)) == 1
@@ -178,7 +228,7 @@ def test_a_bomb_of_aliases_does_not_grow() -> None:
     lines = ["a0: &a0 [x, x]"]
     lines += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 64)]
     assert problems_of("\n".join(lines)) == [
-        "f.yaml:2: (document): aliases are not supported, write the value out"
+        "f.yaml:2: a1[0]: aliases are not supported, write the value out"
     ]
 
 

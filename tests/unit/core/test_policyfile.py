@@ -90,39 +90,50 @@ def test_an_unquoted_no_means_norway() -> None:
 OPT_IN = "basis: opt-in"
 BROKEN: list[tuple[str, list[str]]] = [
     ("", ["p.yaml:1: (document): the file is empty, a policy needs name, purpose and rules"]),
-    ("[]", ["p.yaml:1: (document): must be a mapping, not a list"]),
+    (
+        "[]",
+        [
+            "p.yaml:1: (document): must be a mapping, not a list, "
+            "write it as 'key: value', without dashes"
+        ],
+    ),
     (
         "purpos: x\n",
         [
-            "p.yaml:1: name: is missing",
+            "p.yaml:1: name: is missing, give the policy one, such as 'example'",
             "p.yaml:1: purpos: unknown key, did you mean 'purpose'?",
-            "p.yaml:1: purpose: is missing",
-            "p.yaml:1: rules: is missing",
+            "p.yaml:1: purpose: is missing, say for what people choose, such as 'ai-training'",
+            "p.yaml:1: rules: is missing, a policy has at least one rule",
         ],
     ),
     (
         'name: Two Words\npurpose: ""\nrules: []\n',
         [
-            "p.yaml:1: name: 'Two Words' does not match [a-z0-9][a-z0-9._-]*",
-            "p.yaml:2: purpose: is an empty string",
-            "p.yaml:3: rules: is an empty list",
+            "p.yaml:1: name: 'Two Words' is no name of a policy, "
+            "use lower-case letters, digits, '.', '_' and '-', such as 'two-words'",
+            "p.yaml:2: purpose: is an empty string, write what is meant",
+            "p.yaml:3: rules: is an empty list, a policy has at least one rule",
         ],
     ),
     (
         "name: p@1\npurpose: 5\nrules: all\n",
         [
-            "p.yaml:1: name: 'p@1' does not match [a-z0-9][a-z0-9._-]*",
-            "p.yaml:2: purpose: must be a string, not an integer",
-            "p.yaml:3: rules: must be a list, not a string",
+            "p.yaml:1: name: 'p@1' is no name of a policy, "
+            "use lower-case letters, digits, '.', '_' and '-', such as 'p-1'",
+            "p.yaml:2: purpose: must be a string, not an integer, put it into quotes",
+            "p.yaml:3: rules: must be a list, not a string, put it into brackets",
         ],
     ),
     (
         "name: p\nname: q\npurpose: x\nrules:\n- {jurisdictions: ['*'], basis: opt-in}\n",
-        ["p.yaml:2: name: repeats the key of line 1"],
+        ["p.yaml:2: name: repeats the key of line 1, take one of them out"],
     ),
     (
         header("- jurisdictions: [*]\n  basis: opt-in\n"),
-        ['p.yaml:5: (document): an asterisk without quotes would be an alias, write "*"'],
+        [
+            "p.yaml:5: rules[0].jurisdictions: an asterisk without quotes would be an alias, "
+            'write "*"'
+        ],
     ),
     (
         header(f"- jurisdictions: [GB]\n  {OPT_IN}\n  bassis: opt-out\n"),
@@ -132,17 +143,18 @@ BROKEN: list[tuple[str, list[str]]] = [
         header("- basis: optin\n- 5\n- jurisdictions: GB\n"),
         [
             "p.yaml:5: rules[0].basis: unknown basis 'optin', did you mean 'opt-in'?",
-            "p.yaml:5: rules[0].jurisdictions: is missing",
+            'p.yaml:5: rules[0].jurisdictions: is missing, name groups, countries or "*"',
             "p.yaml:6: rules[1]: must be a mapping, not an integer",
-            "p.yaml:7: rules[2].basis: is missing",
-            "p.yaml:7: rules[2].jurisdictions: must be a list, not a string",
+            "p.yaml:7: rules[2].basis: is missing, "
+            "use one of opt-in, opt-out, suspended, prohibited",
+            "p.yaml:7: rules[2].jurisdictions: must be a list, not a string, put it into brackets",
         ],
     ),
     (
         header(f"- jurisdictions: [UK, EAE, gb, EU]\n  {OPT_IN}\n", "{EEA: [DE, Germany, el]}"),
         [
             "p.yaml:3: groups.EEA[1]: unknown country 'Germany', "
-            "countries go by their ISO 3166-1 alpha-2 codes",
+            "countries go by the two letters that ISO 3166-1 gives them, such as GB",
             "p.yaml:3: groups.EEA[2]: unknown country 'el', did you mean 'GR'?",
             "p.yaml:5: rules[0].jurisdictions[0]: "
             "unknown country or group 'UK', did you mean 'GB'?",
@@ -151,7 +163,8 @@ BROKEN: list[tuple[str, list[str]]] = [
             "p.yaml:5: rules[0].jurisdictions[2]: "
             "unknown country or group 'gb', did you mean 'GB'?",
             "p.yaml:5: rules[0].jurisdictions[3]: "
-            "unknown country or group 'EU', countries go by their ISO 3166-1 alpha-2 codes",
+            "unknown country or group 'EU', write out its members, "
+            "or make it a group under 'groups'",
         ],
     ),
     (
@@ -160,14 +173,19 @@ BROKEN: list[tuple[str, list[str]]] = [
             "{GB: [GB], gr: [GR], '*': [FR], unknown: [DE], 'a b': [AT], X: [], Y: FR, Z: }",
         ),
         [
-            'p.yaml:3: groups.*: a country\'s code or "*" cannot be the name of a group',
-            'p.yaml:3: groups.GB: a country\'s code or "*" cannot be the name of a group',
-            "p.yaml:3: groups.X: is an empty list",
-            "p.yaml:3: groups.Y: must be a list, not a string",
+            'p.yaml:3: groups.*: a country\'s code or "*" cannot be the name of a group, '
+            "choose another",
+            'p.yaml:3: groups.GB: a country\'s code or "*" cannot be the name of a group, '
+            "choose another",
+            "p.yaml:3: groups.X: is an empty list, name at least one",
+            "p.yaml:3: groups.Y: must be a list, not a string, put it into brackets",
             "p.yaml:3: groups.Z: must be a list, not nothing",
-            "p.yaml:3: groups.a b: the name does not match [A-Za-z0-9][A-Za-z0-9._-]*",
-            'p.yaml:3: groups.gr: a country\'s code or "*" cannot be the name of a group',
-            "p.yaml:3: groups.unknown: 'unknown' is the label of people whose country is not known",
+            "p.yaml:3: groups.a b: is no name of a group, "
+            "use letters, digits, '.', '_' and '-', a letter or digit first",
+            'p.yaml:3: groups.gr: a country\'s code or "*" cannot be the name of a group, '
+            "choose another",
+            "p.yaml:3: groups.unknown: 'unknown' is the label of people whose country is not "
+            "known, choose another name",
         ],
     ),
     (
@@ -177,9 +195,10 @@ BROKEN: list[tuple[str, list[str]]] = [
             "  created_from: 2024-09-21T00:00:00Z\n  created_until: 2024-09-20T00:00:00Z\n"
         ),
         [
-            "p.yaml:8: rules[0].until: is not later than 'from', nothing lies between them",
+            "p.yaml:8: rules[0].until: is not later than 'from', "
+            "nothing lies between them, swap or correct them",
             "p.yaml:10: rules[0].created_until: "
-            "is not later than 'created_from', nothing lies between them",
+            "is not later than 'created_from', nothing lies between them, swap or correct them",
         ],
     ),
     (
@@ -192,15 +211,17 @@ BROKEN: list[tuple[str, list[str]]] = [
         ),
         [
             "p.yaml:7: rules[0].from: '2024-09-20' is not a time with a zone, "
-            "write it like 2024-09-20T00:00:00Z",
+            "write 2024-09-20T00:00:00Z if you mean UTC",
             "p.yaml:8: rules[0].until: '2024-09-20T00:00:00' is not a time with a zone, "
-            "write it like 2024-09-20T00:00:00Z",
-            "p.yaml:9: rules[0].created_from: must be a string, not an integer",
-            "p.yaml:10: rules[0].created_until: is finer than a millisecond",
-            "p.yaml:13: rules[1].from: '0001-01-01T00:00:00+01:00' is not a time with a zone, "
-            "write it like 2024-09-20T00:00:00Z",
-            "p.yaml:14: rules[1].until: '2024-02-30T00:00:00Z' is not a time with a zone, "
-            "write it like 2024-09-20T00:00:00Z",
+            "write 2024-09-20T00:00:00Z if you mean UTC",
+            "p.yaml:9: rules[0].created_from: must be a time such as "
+            "2024-09-20T00:00:00Z, not an integer",
+            "p.yaml:10: rules[0].created_until: is finer than a millisecond, "
+            "write at most three decimals",
+            "p.yaml:13: rules[1].from: '0001-01-01T00:00:00+01:00' is not in the calendar, "
+            "correct the day or the time",
+            "p.yaml:14: rules[1].until: '2024-02-30T00:00:00Z' is not in the calendar, "
+            "correct the day or the time",
         ],
     ),
     (
@@ -210,12 +231,12 @@ BROKEN: list[tuple[str, list[str]]] = [
             "  pseudonymize: 1\n  until:\n"
         ),
         [
-            "p.yaml:7: rules[0].adults_only: must be true or false, not a string",
-            "p.yaml:8: rules[0].visibility: is an empty list",
-            "p.yaml:9: rules[0].kinds[1]: must be a string, not an integer",
-            "p.yaml:9: rules[0].kinds[2]: 'post' stands in the list twice",
-            "p.yaml:9: rules[0].kinds[3]: is an empty string",
-            "p.yaml:10: rules[0].fields: must be a list, not a string",
+            "p.yaml:7: rules[0].adults_only: must be true or false, not 'yes'",
+            "p.yaml:8: rules[0].visibility: is an empty list, name at least one",
+            "p.yaml:9: rules[0].kinds[1]: must be a string, not an integer, put it into quotes",
+            "p.yaml:9: rules[0].kinds[2]: 'post' stands in the list twice, take one of them out",
+            "p.yaml:9: rules[0].kinds[3]: is an empty string, write what is meant",
+            "p.yaml:10: rules[0].fields: must be a list, not a string, put it into brackets",
             "p.yaml:11: rules[0].redact[0]: unknown detector 'emial', did you mean 'email'?",
             "p.yaml:11: rules[0].redact[1]: unknown detector 'ssn', "
             "use one of email, phone, iban, card, ip, national-id, url, secret",
@@ -226,8 +247,9 @@ BROKEN: list[tuple[str, list[str]]] = [
     (
         header(f"- jurisdictions: [EEA, DE, GB, GB]\n  {OPT_IN}\n", "{EEA: [DE, FR]}"),
         [
-            "p.yaml:5: rules[0].jurisdictions: named twice, by 'EEA' and by 'DE': DE",
-            "p.yaml:5: rules[0].jurisdictions[3]: 'GB' stands in the list twice",
+            "p.yaml:5: rules[0].jurisdictions: names DE twice, as 'EEA' and as 'DE', take one out",
+            "p.yaml:5: rules[0].jurisdictions[3]: 'GB' stands in the list twice, "
+            "take one of them out",
         ],
     ),
     (
@@ -239,9 +261,12 @@ BROKEN: list[tuple[str, list[str]]] = [
         ),
         [
             "p.yaml:8: rules[1].jurisdictions: "
-            "named twice at the same time, here and by the rule of line 5: FR",
+            "names FR at the same time as the rule of line 5, "
+            "from 2024-09-19T00:00:00Z until 2024-09-20T00:00:00Z, "
+            "end one where the other begins or make them one",
             "p.yaml:8: rules[1].jurisdictions: "
-            "named twice at the same time, here and by the rule of line 11: GB",
+            "names GB at the same time as the rule of line 11, from 2024-09-19T00:00:00Z, "
+            "end one where the other begins or make them one",
         ],
     ),
     (
@@ -251,7 +276,8 @@ BROKEN: list[tuple[str, list[str]]] = [
         ),
         [
             "p.yaml:7: rules[1].jurisdictions: "
-            "named twice at the same time, here and by the rule of line 5: *"
+            "names * at the same time as the rule of line 5, from 2024-09-19T00:00:00Z, "
+            "end one where the other begins or make them one"
         ],
     ),
     (
@@ -262,7 +288,10 @@ BROKEN: list[tuple[str, list[str]]] = [
             "- jurisdictions: [EEA, GB]\n  from: 2024-09-22T00:00:00Z\n  basis: suspended\n",
             "{EEA: [AT, BE, DE, FR]}",
         ),
-        ["p.yaml:14: rules[2].basis: lifts the prohibition of line 5, which must stay: EEA"],
+        [
+            "p.yaml:14: rules[2].basis: lifts the prohibition of line 5 for EEA, which must stay, "
+            "take this rule out, or let that one be 'suspended' if it may end"
+        ],
     ),
 ]
 
@@ -283,8 +312,9 @@ def test_a_broken_policy_is_refused_with_everything_that_is_wrong(
 def test_many_jurisdictions_are_told_in_few_words() -> None:
     rule = "- jurisdictions: [A, FR, ES, PT, DE, IT, GB]\n  basis: opt-in\n"
     assert lint(header(rule * 2, "{A: [AT], B: [GB, IE], C: [DK]}"))[-1] == (
-        "error p.yaml:7: rules[1].jurisdictions: named twice at the same time, "
-        "here and by the rule of line 5: A, DE, ES, FR, GB and 2 more"
+        "error p.yaml:7: rules[1].jurisdictions: names A, DE, ES, FR, GB and 2 more "
+        "at the same time as the rule of line 5, at all times, "
+        "end one where the other begins or make them one"
     )
 
 
@@ -305,33 +335,37 @@ def test_gaps_in_time_are_warnings() -> None:
     )
     policy, _ = lint_policy(header(rules, "{EEA: [DE, FR]}"), "p.yaml")
     assert policy is not None
+    mend = ", add one, which is 'suspended' if nothing may be used"
     assert lint(header(rules, "{EEA: [DE, FR]}")) == [
         "warning p.yaml:8: rules[1].from: "
-        "no rule is in force until 2024-09-18T00:00:00.000Z: EEA, CH",
-        "warning p.yaml:9: rules[1].until: no rule is in force from 2025-11-03T00:00:00.000Z: CH",
-        "warning p.yaml:12: rules[2].from: no rule is in force from 2025-11-03T00:00:00.000Z "
-        "until 2025-11-03T00:00:00.500Z: EEA",
+        f"no rule is in force for EEA, CH until 2024-09-18T00:00:00Z{mend}",
+        "warning p.yaml:9: rules[1].until: "
+        f"no rule is in force for CH from 2025-11-03T00:00:00Z{mend}",
+        "warning p.yaml:12: rules[2].from: no rule is in force for EEA "
+        f"from 2025-11-03T00:00:00Z until 2025-11-03T00:00:00.500Z{mend}",
     ]
 
 
 def test_a_gap_of_everywhere_else_is_a_warning_too() -> None:
     rule = '- jurisdictions: ["*"]\n  basis: opt-in\n  until: 2025-11-03T00:00:00Z\n'
     assert lint(header(rule)) == [
-        "warning p.yaml:7: rules[0].until: no rule is in force from 2025-11-03T00:00:00.000Z: *"
+        "warning p.yaml:7: rules[0].until: no rule is in force for * from 2025-11-03T00:00:00Z, "
+        "add one, which is 'suspended' if nothing may be used"
     ]
 
 
 def test_countries_that_no_rule_covers_are_one_warning() -> None:
     assert lint(header("- jurisdictions: [GB, NO]\n  basis: opt-in\n")) == [
-        'warning p.yaml:4: rules: 247 countries have no rule, and no rule names "*" to cover them'
+        "warning p.yaml:4: rules: no rule names AD, AE, AF, AG, AI and 242 more, "
+        'add one for "*" to cover the rest'
     ]
 
 
 def test_an_unused_group_is_a_warning() -> None:
     rule = '- jurisdictions: ["*"]\n  basis: opt-in\n'
     assert lint(header(rule, "\n  EEA: [DE]\n  X: [FR]")) == [
-        "warning p.yaml:4: groups.EEA: no rule names this group",
-        "warning p.yaml:5: groups.X: no rule names this group",
+        "warning p.yaml:4: groups.EEA: no rule names this group, name it in one or take it out",
+        "warning p.yaml:5: groups.X: no rule names this group, name it in one or take it out",
     ]
 
 
@@ -485,7 +519,7 @@ def test_a_policy_that_says_twice_what_it_says_once_is_refused(
     repeated = meaning | {"rules": meaning["rules"] * 2}
     policy, problems = lint_policy(data.draw(st.composite(written)(repeated)), "p")
     assert policy is None
-    assert all("named twice at the same time" in problem.message for problem in problems)
+    assert all("at the same time as the rule" in problem.message for problem in problems)
 
 
 @settings(deadline=None, max_examples=100)

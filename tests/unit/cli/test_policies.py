@@ -1,0 +1,124 @@
+"""The commands about policies: what they print, and the exit codes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from consentgate.cli import main
+from consentgate.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_USAGE
+
+Command = Callable[..., int]
+
+WITH_A_GAP = """\
+name: gap
+purpose: ai-training
+rules:
+  - {jurisdictions: [GB], from: 2024-09-20T00:00:00Z, basis: suspended}
+  - {jurisdictions: ["*"], basis: opt-in}
+"""
+GAP = (
+    "no rule is in force for GB until 2024-09-20T00:00:00Z, "
+    "add one, which is 'suspended' if nothing may be used"
+)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs a command line beside the file `gap.yaml`; its exit code."""
+    (tmp_path / "gap.yaml").write_text(WITH_A_GAP, "utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["consentgate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return run
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], EXIT_FOUND)])
+def test_lint_exits_with_1_for_warnings_where_it_is_strict(
+    options: list[str], code: int, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("lint", "gap.yaml", *options) == code
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"warning: gap.yaml:4: rules[0].from: {GAP}"
+    assert second.startswith("gap@")
+    assert second.endswith(": 2 rules, 1 warning")
+
+
+@pytest.mark.parametrize("options", [[], ["--strict"]])
+def test_lint_exits_with_0_for_a_policy_without_problems(
+    options: list[str], command: Command
+) -> None:
+    assert command("lint", "linkedin", *options) == 0
+
+
+def test_lint_prints_the_hash_and_the_problems_as_json(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("lint", "gap.yaml", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"].startswith("gap@")
+    assert len(found["policy"]) == len("gap@") + 64
+    assert found["problems"] == [
+        {
+            "file": "gap.yaml",
+            "line": 4,
+            "key": "rules[0].from",
+            "message": GAP,
+            "severity": "warning",
+        }
+    ]
+
+
+def test_lint_prints_errors_as_json_and_no_hash(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.yaml").write_text(WITH_A_GAP.replace("opt-in", "optin"), "utf-8")
+    assert command("lint", "broken.yaml", "--format", "json") == EXIT_FOUND
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"] is None
+    assert [problem["severity"] for problem in found["problems"]] == ["error"]
+
+
+def test_a_timeline_is_of_a_preset_or_a_file(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("timeline", "gap.yaml", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [course["jurisdictions"] for course in found["courses"]] == [["GB"], ["*"]]
+    assert command("timeline", "linkedin") == 0
+    assert "everywhere else" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("moment", "basis"),
+    [("2024-09-19T23:59:59Z", None), ("2024-09-20T00:00:00Z", "suspended"), ("now", "suspended")],
+)
+def test_a_timeline_says_what_holds_at_one_moment(
+    moment: str, basis: str | None, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("timeline", "gap.yaml", "--at", moment, "--format", "json") == 0
+    (stretch,) = json.loads(capsys.readouterr().out)["courses"][0]["stretches"]
+    assert stretch["basis"] == basis
+
+
+@pytest.mark.parametrize("moment", ["2024-09-20", "0001-01-01T00:00:00+01:00", "today"])
+def test_what_is_no_moment_is_wrong_usage(
+    moment: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("timeline", "linkedin", "--at", moment) == EXIT_USAGE
+    assert "such as 2024-09-20T00:00:00Z" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_broken_policy_has_no_timeline(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.yaml").write_text(WITH_A_GAP.replace("opt-in", "optin"), "utf-8")
+    assert command("timeline", "broken.yaml") == EXIT_CONFIG
+    assert "unknown basis 'optin', did you mean 'opt-in'?" in capsys.readouterr().err
