@@ -226,6 +226,10 @@ class Gate:
             counts={},
         )
 
+    def decide(self, record: Record, now_ms: int) -> Decision:
+        """What one record comes to at a moment, epoch milliseconds; nothing is made of it."""
+        return self._decider(now_ms)(record)
+
     def _subject(self, record: Record) -> bytes:
         """The subject of a record that is forwarded, and so can be read."""
         if self.key_is_subject:
