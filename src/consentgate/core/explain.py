@@ -20,6 +20,7 @@ from consentgate.core.gate import Gate
 from consentgate.core.model import (
     UNKNOWN_JURISDICTION,
     UNREADABLE,
+    Choice,
     ConsentState,
     Decision,
     Reason,
@@ -29,12 +30,6 @@ from consentgate.core.model import (
 )
 from consentgate.core.policy import Basis, Rule, utc_text
 
-_WANTED = {
-    Basis.OPT_IN: "granted (opt-in)",
-    Basis.OPT_OUT: "none, or granted (opt-out)",
-    Basis.SUSPENDED: "nothing permits (suspended)",
-    Basis.PROHIBITED: "nothing permits (prohibited)",
-}
 _AGES = {True: "an adult", False: "no adult", None: "not known"}
 
 NOT_KNOWN = "cannot be told yet"
@@ -185,7 +180,8 @@ class _PersonConditions:
         yield self._consent()
         yield self._jurisdiction(readable)
         yield self._in_force(readable)
-        yield self._basis(readable)
+        yield self._basis()
+        yield self._choice(readable)
         if self.rule and self.rule.adults_only and readable:
             met = readable.adult is True
             remedy = "the consent record would have to say that the person is an adult"
@@ -225,20 +221,31 @@ class _PersonConditions:
         remedy = f"the policy would have to have a rule for {state.jurisdiction} at {moment}"
         return Condition("rule", wanted, "none", False, remedy)
 
-    def _basis(self, state: ConsentState | None) -> Condition:
+    def _basis(self) -> Condition:
+        wanted = "opt-in or opt-out"
+        if self.rule is None:
+            return Condition("basis", wanted, NOT_KNOWN, None, "")
+        remedy = f"the rule of line {self.rule.line} would have to end, {_end(self.rule)}"
+        return Condition("basis", wanted, str(self.rule.basis), _permits(self.rule), remedy)
+
+    def _choice(self, state: ConsentState | None) -> Condition:
         rule, purpose = self.rule, self.gate.policy.purpose
         if state is None or rule is None:
-            return Condition("choice", "what the rule's basis asks for", NOT_KNOWN, None, "")
-        reason = choice_reason(rule.basis, state.choice)
-        if rule.basis in (Basis.SUSPENDED, Basis.PROHIBITED):
-            remedy = f"the rule of line {rule.line} would have to end, {_end(rule)}"
-        elif rule.basis is Basis.OPT_IN:
-            remedy = f"the person would have to grant {purpose}"
-        else:
-            remedy = f"the person would have to grant {purpose}, or no longer have a choice for it"
+            return Condition("choice", "what the basis asks for", NOT_KNOWN, None, "")
         found = str(state.choice) if state.choice else "none"
-        met = reason.verdict is Verdict.FORWARD
-        return Condition("choice", _WANTED[rule.basis], found, met, remedy)
+        if not _permits(rule):
+            return Condition("choice", "none counts under this basis", found, None, "")
+        met = choice_reason(rule.basis, state.choice).verdict is Verdict.FORWARD
+        if rule.basis is Basis.OPT_IN:
+            remedy = f"the person would have to grant {purpose}"
+            return Condition("choice", "granted", found, met, remedy)
+        remedy = f"the person would have to grant {purpose}, or no longer have a choice for it"
+        return Condition("choice", "none, or granted", found, met, remedy)
+
+
+def _permits(rule: Rule) -> bool:
+    """Whether there is a choice at all with which the rule permits."""
+    return choice_reason(rule.basis, Choice.GRANTED).verdict is Verdict.FORWARD
 
 
 def _end(rule: Rule) -> str:
@@ -261,7 +268,9 @@ def _record_conditions(
     else:
         is_event = isinstance(read, ContentEvent)
         remedy = f"{again}, as {wanted}"
-        yield Condition("content", wanted, "that" if is_event else str(read), is_event, remedy)
+        yield Condition(
+            "content", wanted, "all of that" if is_event else str(read), is_event, remedy
+        )
     if gate.key_is_subject:
         yield _key(record, read)
     met = not has_bad_timestamp(record, gate.limits, now_ms)
@@ -274,14 +283,14 @@ def _record_conditions(
 def _size(gate: Gate, record: Record, read: ContentEvent | Reason | None) -> Condition:
     limits = gate.limits
     wanted = (
-        f"a value within {limits.max_value_bytes:,} bytes, key and headers each within "
-        f"{limits.max_key_bytes:,}"
+        f"value {limits.max_value_bytes:,} bytes, key {limits.max_key_bytes:,}, headers "
+        f"{limits.max_headers_bytes:,} at most"
     )
     value, key = len(record.value or b""), len(record.key or b"")
     met = not is_too_large(record, limits)
     if not gate.key_is_subject and isinstance(read, ContentEvent):
         met = met and len(read.subject.encode()) <= limits.max_key_bytes
-    found = f"{value:,} bytes, a key of {key:,}, {len(record.headers):,} headers"
+    found = f"value {value:,} bytes, key {key:,}, {len(record.headers):,} headers"
     return Condition("size", wanted, found, met, "the post would have to be published smaller")
 
 
@@ -293,7 +302,7 @@ def _key(record: Record, read: ContentEvent | Reason | None) -> Condition:
     if not isinstance(read, ContentEvent):
         return Condition("key", wanted, NOT_KNOWN, None, "")
     met = read.subject.encode() == record.key
-    return Condition("key", wanted, "that" if met else "something else", met, remedy)
+    return Condition("key", wanted, "the same" if met else "another one", met, remedy)
 
 
 def _content_conditions(event: ContentEvent | None, rule: Rule | None) -> Iterator[Condition]:

@@ -13,9 +13,9 @@ import orjson
 from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.decode import consent_decoder, content_decoder, subject_reader
-from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
+from consentgate.core.gate import SOURCE_HEADER, Batch
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
-from consentgate.core.model import UNREADABLE, ConsentState, Verdict
+from consentgate.core.model import Verdict
 from consentgate.core.policy import Policy
 from consentgate.core.verify import (
     BROKER_TIME,
@@ -34,6 +34,7 @@ from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
+from consentgate.tools.lookback import gate_of, read_state
 
 
 async def verify(
@@ -124,7 +125,7 @@ class _ChainWalk:
         self._chain = Chain(config.group, topics.content, partition)
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
-        gates = {policy.reference: self._gate(policy) for policy in policies}
+        gates = {p.reference: gate_of(config, p, partition, self._table) for p in policies}
         decode = content_decoder(config.content.fields, config.limits.max_depth)
         self._verifier = ChainVerifier(
             gates,
@@ -211,10 +212,7 @@ class _ChainWalk:
     def _apply(self, cursor: Cursor, record: Any) -> None:
         if record.key is None:
             return
-        if isinstance(record, UnreadableRecord):
-            state: ConsentState | None = UNREADABLE
-        else:
-            state, _ = self._decode_consent(record.key, record.value)
+        state, _ = read_state(self._decode_consent, record)
         self._table.apply(cursor.partition, record.key, state)
         held = self._table.holdings.get(record.key)
         change = ConsentChange(cursor.partition, record.offset, record.timestamp, record.key, held)
@@ -294,18 +292,6 @@ class _ChainWalk:
             return None
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
-
-    def _gate(self, policy: Policy) -> Gate:
-        config = self._config
-        return Gate(
-            chain=self._chain,
-            consent_topic=config.topics.consent,
-            table=self._table,
-            policy=policy,
-            decode=content_decoder(config.content.fields, config.limits.max_depth),
-            limits=config.limits.of_content(),
-            key_is_subject=config.content.key_is_subject,
-        )
 
 
 def _ledger_record(value: bytes | None) -> LedgerRecord | None:

@@ -22,7 +22,7 @@ from consentgate.core.model import (
     consent_state,
     decision,
 )
-from consentgate.core.policy import Basis, Policy, Rule
+from consentgate.core.policy import Basis, Policy
 from unit.core.reference import Case
 from unit.core.test_decide import (
     EVENT,
@@ -39,8 +39,8 @@ from unit.core.test_decide import (
     rule,
 )
 
+POST = Content()
 US = consent_state("US", True, Choice.GRANTED)
-ROOMY = dataclasses.replace(LIMITS, max_future_ms=5)
 
 
 def gate_of(case: Case) -> Gate:
@@ -59,7 +59,7 @@ def explained(case: Case) -> Explanation:
 
 
 def why(
-    record: Content = Content(),
+    record: Content = POST,
     state: ConsentState | None = US,
     rules: Policy = OPT_OUT,
     now_ms: int = NOW_MS,
@@ -186,11 +186,13 @@ class Mending:
     def rule(self) -> None:
         self._policy = OPT_OUT
 
-    def choice(self) -> None:
-        if self._rule and self._rule.basis in (Basis.SUSPENDED, Basis.PROHIBITED):
+    def basis(self) -> None:
+        if self._rule is not None:
             lifted = dataclasses.replace(self._rule, basis=Basis.OPT_OUT)
             rules = tuple(lifted if r is self._rule else r for r in self._policy.rules)
             self._policy = Policy("p", "ai-training", self._policy.groups, rules)
+
+    def choice(self) -> None:
         assert self._state is not None
         self._state = consent_state(self._state.jurisdiction, self._state.adult, Choice.GRANTED)
 
@@ -238,3 +240,136 @@ class Mending:
         self._event |= fields
         self._put_anew = True
         self.size()
+
+
+# One case of each kind.
+
+
+def test_every_condition_is_named_not_only_the_first() -> None:
+    rules = policy(
+        rule(
+            Basis.OPT_IN,
+            adults_only=True,
+            visibility=frozenset({"public"}),
+            kinds=frozenset({"article"}),
+            created_from_ms=NOW_MS + 1,
+            created_until_ms=NOW_MS + 2,
+        )
+    )
+    state = consent_state("US", False, Choice.DENIED)
+    friends = Content(event(visibility="friends"), headers=[("h", b"x" * 70_000)])
+    explanation = why(friends, state, rules)
+    assert explanation.decision.reason is Reason.OPTED_OUT
+    assert unmet(explanation) == [
+        "choice",
+        "adults_only",
+        "size",
+        "visibility",
+        "kinds",
+        "created_from",
+    ]
+    assert len(explanation.remedies) == 6
+    assert "the person would have to grant ai-training" in explanation.remedies
+    assert "the record's visibility would have to be one of 'public'" in explanation.remedies
+
+
+def test_a_suspension_says_when_it_ends_and_what_holds_then() -> None:
+    until_ms = NOW_MS + 86_400_000
+    rules = policy(
+        rule(Basis.SUSPENDED, "US", until_ms=until_ms, line=7),
+        rule(Basis.OPT_OUT, "US", from_ms=until_ms, line=12),
+    )
+    explanation = why(rules=rules)
+    assert unmet(explanation) == ["basis"]
+    assert explanation.remedies == (
+        "the rule of line 7 would have to end, which it does at 2024-09-21T10:00:00.000Z",
+    )
+    (ahead,) = explanation.outlook
+    assert (ahead.from_ms, ahead.rule) == (until_ms, rules.rules[1])
+    assert ahead.decision.reason is Reason.NOT_OPTED_OUT
+
+
+def test_a_forward_says_what_would_stop_it_and_when_a_rule_does() -> None:
+    rules = policy(
+        rule(Basis.OPT_IN, until_ms=NOW_MS + 1, adults_only=True),
+        rule(Basis.SUSPENDED, from_ms=NOW_MS + 1),
+    )
+    explanation = why(rules=rules)
+    assert explanation.remedies == ()
+    assert len(explanation.threats) == 4
+    (ahead,) = explanation.outlook
+    assert ahead.decision.reason is Reason.JURISDICTION_SUSPENDED
+
+
+def test_a_gap_between_two_rules_is_told() -> None:
+    rules = policy(rule(Basis.OPT_OUT, "US", until_ms=NOW_MS), rule(Basis.OPT_OUT, "FR"))
+    explanation = why(rules=rules)
+    assert unmet(explanation) == ["rule"]
+    assert explanation.remedies == (
+        "the policy would have to have a rule for US at 2024-09-20T10:00:00.000Z",
+    )
+    assert explanation.outlook == ()
+
+
+def test_an_unknown_person_is_told_from_one_who_cannot_be_read() -> None:
+    assert by_name(why(state=None))["consent"].found == "none"
+    assert by_name(why(state=UNREADABLE))["consent"].found == "one that cannot be read"
+    states = {b"m1": {2: US, 5: US}}
+    scattered = explained(Case(Content(), states, OPT_OUT, NOW_MS, LIMITS))
+    assert scattered.holders == (2, 5)
+    assert by_name(scattered)["consent"].found == "one in each of the partitions 2, 5"
+
+
+def test_a_timestamp_ahead_of_time_comes_of_age() -> None:
+    late_ms = NOW_MS + LIMITS.max_future_ms + 10
+    explanation = why(Content(timestamp=late_ms))
+    assert unmet(explanation) == ["timestamp"]
+    (ahead,) = explanation.outlook
+    assert ahead.from_ms == NOW_MS + 10
+    assert ahead.decision.reason is Reason.NOT_OPTED_OUT
+
+
+def test_times_beyond_the_calendar_are_told_as_numbers() -> None:
+    rules = policy(rule(Basis.OPT_OUT, created_until_ms=NOW_MS))
+    explanation = why(Content(event(created_at=1 << 60)), rules=rules)
+    assert by_name(explanation)["created_until"].found == f"{1 << 60} ms"
+    assert unmet(why(Content(timestamp=1 << 60))) == ["timestamp"]
+
+
+def test_where_it_cannot_be_known_whose_it_is_the_person_is_left_open() -> None:
+    explanation = why(Content(b"{}"), key_is_subject=False)
+    assert unmet(explanation) == ["content"]
+    assert by_name(explanation)["consent"].met is None
+    assert "key" not in by_name(explanation)
+
+
+def test_an_error_in_deciding_is_an_unmet_condition() -> None:
+    def fail(value: bytes) -> Any:
+        raise ZeroDivisionError
+
+    gate = gate_of(Case(Content(), {b"m1": {3: US}}, OPT_IN, NOW_MS, LIMITS))
+    gate.decode = fail
+    explanation = explain(gate, Content(), NOW_MS)
+    assert explanation.decision.reason is Reason.ERROR
+    assert unmet(explanation) == ["evaluation"]
+
+
+def test_what_the_client_cannot_read_is_told_as_that() -> None:
+    explanation = explain_unreadable(NOW_MS)
+    assert explanation.decision is decision(Reason.UNDECODABLE, "unknown")
+    assert unmet(explanation) == ["headers"]
+
+
+def test_nothing_of_the_body_and_no_id_is_in_an_explanation() -> None:
+    secret = event(id="id-of-the-event", subject="m1-of-all", body={"text": "hush"})
+    for record in (Content(secret), Content(secret, key=b"m1-of-all")):
+        told = repr(why(record)) + repr(why(record, key_is_subject=False))
+        assert not any(word in told for word in ("id-of-the-event", "m1-of-all", "hush"))
+
+
+def test_contradicting_conditions_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = gate_of(Case(Content(), {}, OPT_OUT, NOW_MS, LIMITS))
+    forward = decision(Reason.NOT_OPTED_OUT, "*", 3)
+    monkeypatch.setattr(Gate, "decide", lambda *_: forward)
+    with pytest.raises(AssertionError, match="against the conditions"):
+        explain(gate, Content(), NOW_MS)
