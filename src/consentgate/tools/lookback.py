@@ -33,7 +33,7 @@ def gate_of(config: Config, policy: Policy, partition: int, table: ConsentTable)
 def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None, str | None]:
     """The state in a record of the consent topic, and what is wrong with the record, in a word."""
     if isinstance(record, UnreadableRecord):
-        return UNREADABLE, "header-names"
+        return UNREADABLE, "headers"
     return decode(record.key, record.value)
 
 
