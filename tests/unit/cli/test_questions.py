@@ -1,6 +1,7 @@
 """`explain` and `diff` over fixtures, as users call them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,21 @@ import pytest
 from typer.testing import CliRunner
 
 from consentgate.cli import app
+from consentgate.config import Config
+from consentgate.core.policy import Basis, Policy, Rule
 from consentgate.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_USAGE, FixtureError, NoSuchRecord
-from consentgate.tools.explain import FixtureLine, Place, parse_place
+from consentgate.tools.explain import (
+    FixtureLine,
+    Place,
+    Question,
+    answer_json,
+    answer_lines,
+    explain_line,
+    parse_place,
+)
 
-STORY = Path(__file__).parents[3] / "src/consentgate/demo/story.jsonl"
+ROOT = Path(__file__).parents[3]
+STORY = ROOT / "src/consentgate/demo/story.jsonl"
 POLICY = STORY.with_name("policy.yaml")
 
 
@@ -209,3 +221,25 @@ def test_two_policies_at_one_moment() -> None:
 )
 def test_what_makes_no_question_is_wrong_usage(arguments: tuple[str, ...]) -> None:
     assert run("diff", *arguments).exit_code == EXIT_USAGE
+
+
+def test_the_page_shows_what_the_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs/explaining.md").read_text("utf-8")
+    shown = re.findall(
+        r"^```console\n\$ consentgate (.*?)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    over_fixtures = [(line, output) for line, output in shown if "-c" not in line.split()]
+    assert len(over_fixtures) == 4
+    for line, output in over_fixtures:
+        assert run(*line.split()).output == output
+
+
+def test_what_a_rule_would_change_of_the_record_is_told() -> None:
+    rule = Rule(("*",), Basis.OPT_OUT, fields=("text",), redact=("email",), pseudonymize=True)
+    question = Question(Config(), Policy("p", "ai-training", {}, (rule,)), "p.yaml")
+    answer = explain_line(question, FixtureLine(STORY, line_of("p1")))
+    text = "\n".join(answer_lines(answer))
+    for told in ("of the body only text", "redacted: email", "the subject is pseudonymized"):
+        assert told in text
+    assert answer_json(answer)["rule"]["redact"] == ["email"]
