@@ -46,3 +46,9 @@ class BrokerError(ConsentgateError):
 
 class FixtureError(ConfigError):
     """A fixture line that cannot be read."""
+
+
+class NoSuchRecord(ConsentgateError):
+    """What was asked about is not there."""
+
+    exit_code: ClassVar[int] = EXIT_USAGE

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -110,18 +109,6 @@ async def test_settings_that_cannot_be_read_are_not_taken_for_right(make_site: S
             await cluster.topic_configs(["not a topic"])
     finally:
         await cluster.stop()
-
-
-async def test_a_policy_that_asks_for_redaction_is_refused(
-    make_site: SiteFactory, tmp_path: Path
-) -> None:
-    # Checked: starts, and forwards what should be redacted, without `refuse_unsupported`.
-    rule = {"jurisdictions": ["*"], "basis": "opt-in", "redact": ["email"]}
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(yaml.safe_dump({"name": "p", "purpose": "ai-training", "rules": [rule]}))
-    site = await make_site("redact", policy=str(policy))
-    with pytest.raises(ConfigError, match="redact"):
-        Worker(site.config, load_policy(str(policy)))
 
 
 async def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key(

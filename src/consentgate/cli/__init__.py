@@ -5,7 +5,7 @@ import traceback
 
 import typer
 
-from consentgate.cli import evidence, fixtures, operate, policies
+from consentgate.cli import evidence, fixtures, operate, policies, questions
 from consentgate.errors import EXIT_INTERNAL, ConsentgateError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Forwards only the content events whose authors may be used to train on, exactly once.",
 )
-for group in (operate, fixtures, evidence, policies):
+for group in (operate, fixtures, evidence, questions, policies):
     app.add_typer(group.commands)
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
+from consentgate.engines import equip
 from consentgate.policies import load_policy
 
 err = Console(stderr=True, soft_wrap=True)
@@ -37,7 +38,8 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 def configured(config_path: str | None, policy_name: str | None) -> tuple[Config, Policy]:
     """The configuration, and the policy that is named or else the configured one."""
     config = load_config(config_path)
-    return config, load_policy(policy_name or config.policy)
+    policy, _ = equip(config, load_policy(policy_name or config.policy))
+    return config, policy
 
 
 def progress_bar() -> Progress:

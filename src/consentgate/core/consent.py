@@ -75,6 +75,13 @@ class ConsentTable:
         """Whether everything below these offsets has been applied."""
         return all(self.frontier[p] >= high for p, high in high_watermarks.items())
 
+    def holders(self, subject: bytes) -> list[int]:
+        """The partitions that hold the subject; more than one make it unreadable."""
+        if subject in self._scattered:
+            return sorted(self._scattered[subject])
+        held = self.holdings.get(subject)
+        return [] if held is None else [held.partition]
+
     def scattered(self) -> int:
         """Number of subjects that more than one partition holds."""
         return len(self._scattered)

@@ -77,7 +77,7 @@ def judge_person(held: Holding | None, rules: RulesInForce) -> Person:
     if found is None:
         return _refused(Reason.NO_RULE)
     rule, label = found
-    reason = _choice_reason(rule.basis, state.choice)
+    reason = choice_reason(rule.basis, state.choice)
     if reason.verdict is Verdict.FORWARD and rule.adults_only and state.adult is not True:
         reason = Reason.AGE_UNKNOWN if state.adult is None else Reason.MINOR
     permitted = reason.verdict is Verdict.FORWARD
@@ -170,11 +170,8 @@ def headers_bytes(headers: Sequence[tuple[str, bytes | None]]) -> int:
     return sum(len(name.encode()) + len(value or b"") for name, value in headers)
 
 
-def _refused(reason: Reason) -> Person:
-    return Person(decision(reason, UNKNOWN_JURISDICTION), rule=None)
-
-
-def _choice_reason(basis: Basis, choice: Choice | None) -> Reason:
+def choice_reason(basis: Basis, choice: Choice | None) -> Reason:
+    """What a choice comes to under a basis, before anything else of the rule is looked at."""
     match basis:
         case Basis.SUSPENDED:
             return Reason.JURISDICTION_SUSPENDED
@@ -187,3 +184,7 @@ def _choice_reason(basis: Basis, choice: Choice | None) -> Reason:
         case Basis.OPT_OUT if choice is None or choice is Choice.GRANTED:
             return Reason.NOT_OPTED_OUT
     return _REFUSALS.get(choice, Reason.ERROR)
+
+
+def _refused(reason: Reason) -> Person:
+    return Person(decision(reason, UNKNOWN_JURISDICTION), rule=None)

@@ -162,9 +162,7 @@ class Gate:
         training: list[Output] = []
         forwarded: list[Forwarded] = []
         quarantine: list[Output] = []
-        forward: Forwarder = self._forwarder(frontier)
-        if self.policy.transforms:
-            forward = self._transforming(forward, now_ms, transformed)
+        forward = self._forwarder(frontier, now_ms, transformed)
         for record in batch.records:
             made = decide(record)
             verdict = made.reason.verdict
@@ -263,6 +261,14 @@ class Gate:
             decisions=(),
             counts={},
         )
+
+    def decide(self, record: Record, now_ms: int) -> Decision:
+        """What one record comes to at a moment, epoch milliseconds, with all that is made of it."""
+        made = self._decider(now_ms)(record)
+        if made.reason.verdict is not Verdict.FORWARD:
+            return made
+        left = self._forwarder(self.table.frontier, now_ms, {})(record, made)
+        return made if left is not None else decision(Reason.REDACTION_FAILED, made.label)
 
     def _subject(self, record: Record) -> bytes:
         """The subject of a record that is forwarded, and so can be read."""
@@ -372,7 +378,18 @@ class Gate:
             self._rules, self._persons = rules, _Persons(rules)
         return self._persons.__getitem__
 
-    def _forwarder(self, frontier: Mapping[int, int]) -> Forwarder:
+    def _forwarder(
+        self,
+        frontier: Mapping[int, int],
+        now_ms: int,
+        transformed: Mapping[WorkKey, bytes | None],
+    ) -> Forwarder:
+        forward = self._forwarding(frontier)
+        return (
+            self._transforming(forward, now_ms, transformed) if self.policy.transforms else forward
+        )
+
+    def _forwarding(self, frontier: Mapping[int, int]) -> Forwarder:
         source = f"{self.chain.topic}-{self.chain.partition}@"
         policy = (POLICY_HEADER, self.policy.reference.encode())
         consent = {

@@ -48,10 +48,16 @@ class Cursor:
 
     async def below(self, offset: int) -> list[Any]:
         """All records from here to below `offset`, and go there."""
-        return [record async for run in self.up_to(offset) for record in run]
+        return [record async for run in self.runs_up_to(offset) for record in run]
 
-    async def up_to(self, offset: int) -> AsyncIterator[list[Any]]:
-        """The same, in runs as they are fetched."""
+    async def up_to(self, offset: int) -> AsyncIterator[Any]:
+        """The same, one at a time."""
+        async for run in self.runs_up_to(offset):
+            for record in run:
+                yield record
+
+    async def runs_up_to(self, offset: int) -> AsyncIterator[list[Any]]:
+        """The same, in runs as they are fetched: far less is to be awaited."""
         async for run in self.while_at_most(offset - 1, attrgetter("offset")):
             yield [record for _, record in run]
 

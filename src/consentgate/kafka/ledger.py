@@ -1,10 +1,13 @@
-"""Reading the decision ledger back: one entry by its place, or a chain's last one."""
+"""Reading the decision ledger back: an entry by its place or its content, or a chain's last one."""
 
 from aiokafka import TopicPartition
 
 from consentgate.core.ledger import LedgerRecord, read_entry
 from consentgate.kafka.cursor import await_stable, open_cursor
 from consentgate.kafka.settings import KafkaSettings
+
+ENTRIES_READ_MAX = 20_000
+"""How many entries are read through in search of one."""
 
 
 async def entry_at(
@@ -46,3 +49,47 @@ async def last_entry(
                     if last is None or entry.source.last >= last.source.last:
                         last = entry
     return last
+
+
+async def entry_covering(
+    settings: KafkaSettings, place: TopicPartition, key: bytes, offset: int
+) -> tuple[int, LedgerRecord] | None:
+    """The entry of the chain with this key that accounts for a content offset, and its own offset.
+
+    A chain's entries stand in the order of the offsets that they account for. So the place is
+    halved until little enough is left to read through, however long the ledger is.
+
+    Raises:
+        ValueError: if an entry that was read on the way was changed.
+    """
+    await await_stable(settings, place)
+    async with open_cursor(settings, place.topic, place.partition) as whole:
+        low, high = whole.start, whole.end
+    while high - low > ENTRIES_READ_MAX:
+        middle = (low + high) // 2
+        entry = await _first_of_chain(settings, place, key, (middle, high))
+        if entry is None or entry.source.first > offset:
+            high = middle
+        else:
+            low = middle
+    async with open_cursor(settings, place.topic, place.partition, low) as cursor:
+        async for record in cursor.up_to(cursor.end):
+            if record.key != key:
+                continue
+            entry = read_entry(record.value)
+            if entry.source.first > offset:
+                return None
+            if entry.source.last >= offset:
+                return record.offset, entry
+    return None
+
+
+async def _first_of_chain(
+    settings: KafkaSettings, place: TopicPartition, key: bytes, offsets: tuple[int, int]
+) -> LedgerRecord | None:
+    start, end = offsets
+    async with open_cursor(settings, place.topic, place.partition, start) as cursor:
+        async for record in cursor.up_to(end):
+            if record.key == key:
+                return read_entry(record.value)
+    return None

@@ -29,6 +29,7 @@ _SECTIONS = {
     "http": "Where metrics and health are served.",
     "limits": "What one record may be, and how long a decision may be on its way.",
     "keys": "Files with keys.",
+    "redaction": "How records are redacted.",
 }
 # A variable in a value may stand for a number or a switch, too.
 _VARIABLE = {

@@ -11,6 +11,7 @@ from typing import Any
 from consentgate.config import Config
 from consentgate.core.consent import ConsentTable
 from consentgate.core.decode import consent_decoder, content_decoder
+from consentgate.core.explain import Explanation, explain
 from consentgate.core.gate import Batch, Gate
 from consentgate.core.ledger import GENESIS, Chain
 from consentgate.core.model import Reason, Verdict
@@ -97,6 +98,10 @@ class Replay:
             f"{self._topics.consent}, as the configuration names them"
         )
 
+    def explain(self, line: FixtureRecord) -> Explanation:
+        """Why a content line would come out as it does, were it fed next; it is not taken in."""
+        return explain(self._gate, *self._record(line))
+
     def _take_consent(self, line: FixtureRecord) -> None:
         if line.key is not None:
             state, _ = self._read_consent(line.key, line.value)
@@ -104,18 +109,23 @@ class Replay:
         self._table.advance(0, self._table.frontier[0] + 1)
 
     def _take_content(self, line: FixtureRecord) -> Replayed:
-        clock_ms, timestamp_ms = self._now_ms, line.timestamp_ms
-        if timestamp_ms is None:
-            timestamp_ms = time.time_ns() // 1_000_000 if clock_ms is None else clock_ms
-        now_ms = timestamp_ms if clock_ms is None else clock_ms
-        offset = self._next_offset
-        record = _Content(offset, timestamp_ms, line.key, line.value, line.headers)
+        record, now_ms = self._record(line)
+        offset = record.offset
         outcome = self._gate.judge(Batch(offset, offset + 1, [record]), self._previous, now_ms)
         self._next_offset += 1
         self._previous = outcome.entry.hash
         (made,) = outcome.counts
         value = outcome.training[0].value if outcome.training else None
         return Replayed(line.line, made.reason, made.label, value, line.expect)
+
+    def _record(self, line: FixtureRecord) -> tuple[_Content, int]:
+        """The record of a content line, and the moment at which it is decided."""
+        clock_ms, timestamp_ms = self._now_ms, line.timestamp_ms
+        if timestamp_ms is None:
+            timestamp_ms = time.time_ns() // 1_000_000 if clock_ms is None else clock_ms
+        now_ms = timestamp_ms if clock_ms is None else clock_ms
+        record = _Content(self._next_offset, timestamp_ms, line.key, line.value, line.headers)
+        return record, now_ms
 
 
 def replay(

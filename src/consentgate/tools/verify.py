@@ -13,17 +13,11 @@ import orjson
 
 from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
-from consentgate.core.decode import (
-    ContentDecoder,
-    consent_decoder,
-    content_decoder,
-    subject_reader,
-)
-from consentgate.core.gate import SOURCE_HEADER, Batch, Gate
+from consentgate.core.decode import consent_decoder, content_decoder, subject_reader
+from consentgate.core.gate import SOURCE_HEADER, Batch
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
-from consentgate.core.model import UNREADABLE, ConsentState, Verdict
+from consentgate.core.model import Verdict
 from consentgate.core.policy import Policy
-from consentgate.core.transform import Transformer
 from consentgate.core.verify import (
     BROKER_TIME,
     PROPERTIES,
@@ -34,7 +28,7 @@ from consentgate.core.verify import (
     Verification,
     source_of,
 )
-from consentgate.engines import equip, load_pseudonyms
+from consentgate.engines import load_pseudonyms
 from consentgate.errors import ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
@@ -43,6 +37,7 @@ from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
+from consentgate.tools.lookback import gate_of, read_state
 
 CHAINS_AT_ONCE = 4
 """While one waits for the broker the other is checked; each holds a table of consent states."""
@@ -153,13 +148,10 @@ class _ChainWalk:
         self._chain = Chain(config.group, topics.content, partition)
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
+        gates = [gate_of(config, p, partition, self._table) for p in policies]
         decode = content_decoder(config.content.fields, config.limits.max_depth)
-        gates = {}
-        for policy in policies:
-            equipped, transformer = equip(config, policy)
-            gates[equipped.reference] = self._gate(equipped, decode, transformer)
         self._verifier = ChainVerifier(
-            gates,
+            {gate.policy.reference: gate for gate in gates},
             self._table,
             verification,
             subject.is_signed,
@@ -237,7 +229,7 @@ class _ChainWalk:
     ) -> None:
         for name, offset in frontier.items():
             cursor = cursors[int(name)]
-            async for run in cursor.up_to(offset):
+            async for run in cursor.runs_up_to(offset):
                 for record in run:
                     self._apply(cursor, record)
             if offset >= self._table.frontier[cursor.partition]:
@@ -246,10 +238,7 @@ class _ChainWalk:
     def _apply(self, cursor: Cursor, record: Any) -> None:
         if record.key is None:
             return
-        if isinstance(record, UnreadableRecord):
-            state: ConsentState | None = UNREADABLE
-        else:
-            state, _ = self._decode_consent(record.key, record.value)
+        state, _ = read_state(self._decode_consent, record)
         self._table.apply(cursor.partition, record.key, state)
         held = self._table.holdings.get(record.key)
         change = ConsentChange(cursor.partition, record.offset, record.timestamp, record.key, held)
@@ -330,19 +319,6 @@ class _ChainWalk:
             return None
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
-
-    def _gate(self, policy: Policy, decode: ContentDecoder, transformer: Transformer) -> Gate:
-        config = self._config
-        return Gate(
-            chain=self._chain,
-            consent_topic=config.topics.consent,
-            table=self._table,
-            policy=policy,
-            decode=decode,
-            limits=config.limits.of_content(),
-            key_is_subject=config.content.key_is_subject,
-            transformer=transformer,
-        )
 
 
 def _ledger_record(value: bytes | None) -> LedgerRecord | None:

@@ -200,3 +200,15 @@ def test_a_subject_costs_no_more_memory_than_promised() -> None:
         tracemalloc.stop()
     assert len(table) == number
     assert used / number <= BYTES_PER_SUBJECT_MAX
+
+
+def test_the_holders_of_a_subject_are_the_partitions_that_have_it_now() -> None:
+    table = ConsentTable([0, 1, 2])
+    state = consent_state("GB", True, None)
+    assert table.holders(b"m1") == []
+    table.apply(2, b"m1", state)
+    assert table.holders(b"m1") == [2]
+    table.apply(0, b"m1", state)
+    assert table.holders(b"m1") == [0, 2]
+    table.apply(2, b"m1", None)
+    assert table.holders(b"m1") == [0]

@@ -25,6 +25,7 @@ from consentgate.core.ledger import (
 from consentgate.core.model import Choice, Verdict, consent_state
 from consentgate.core.policy import Basis, Policy, Rule
 from consentgate.core.pseudonym import Pseudonyms
+from consentgate.core.transform import Transformer
 from consentgate.core.verify import (
     BROKER_TIME,
     CLOCK_SKEW_MS,
@@ -41,6 +42,7 @@ from consentgate.core.verify import (
 
 NOW_MS = 1_726_826_400_000
 POLICY = Policy("p", "ai-training", {}, (Rule(("*",), Basis.OPT_IN),))
+PSEUDONYMIZING = Policy("p", "ai-training", {}, (Rule(("*",), Basis.OPT_IN, pseudonymize=True),))
 Entry = dict[str, Any]
 
 
@@ -57,7 +59,8 @@ class Content:
 
 
 key_of = subject_reader(content_decoder(ContentFields(), 64), key_is_subject=True)
-KEYED = Owners(key_of, Pseudonyms().forms)
+PLAIN = Pseudonyms()
+KEYED = Owners(key_of, PLAIN.forms)
 
 
 @dataclass
@@ -91,10 +94,12 @@ class Topics:
     previous: str = GENESIS
     sign: Callable[[str], str] | None = None
     broker_time: bool = True
+    pseudonyms: Pseudonyms = PLAIN
+    policy: Policy = POLICY
 
     def __post_init__(self) -> None:
         self.table = ConsentTable([0])
-        self.gate = gate(self.table, self.sign)
+        self.gate = gate(self.table, self.sign, self.pseudonyms, self.policy)
         self.uncovered: list[ConsentChange] = []
 
     def choose(self, subject: str, choice: Choice, timestamp_ms: int = NOW_MS) -> None:
@@ -159,9 +164,9 @@ class Topics:
     ) -> Verification:
         """What the verifier makes of it."""
         table, verification = ConsentTable([0]), Verification()
-        gates = {POLICY.reference: gate(table)}
+        gates = {self.policy.reference: gate(table, pseudonyms=self.pseudonyms, policy=self.policy)}
         verifier = ChainVerifier(
-            gates, table, verification, is_signed, Owners(subject_of, Pseudonyms().forms)
+            gates, table, verification, is_signed, Owners(subject_of, self.pseudonyms.forms)
         )
         if expired is not None:
             verifier.expired(expired)
@@ -185,10 +190,16 @@ class Topics:
         return verification
 
 
-def gate(table: ConsentTable, sign: Callable[[str], str] | None = None) -> Gate:
+def gate(
+    table: ConsentTable,
+    sign: Callable[[str], str] | None = None,
+    pseudonyms: Pseudonyms = PLAIN,
+    policy: Policy = POLICY,
+) -> Gate:
     chain = Chain("group", "content", 0, sign)
     decode = content_decoder(ContentFields(), 64)
-    return Gate(chain, "consent", table, POLICY, decode, Limits(), key_is_subject=True)
+    transformer = Transformer(pseudonyms=pseudonyms)
+    return Gate(chain, "consent", table, policy, decode, Limits(), True, transformer)
 
 
 def placed(output: Content, verdict: Verdict) -> Placed:
@@ -763,3 +774,30 @@ def test_the_chains_together_list_no_more_than_one_does() -> None:
     total = Verification.of([chain, chain])
     assert total.violations == 2 * FINDINGS_MAX
     assert len(total.tallies["S7"].findings) == FINDINGS_MAX
+
+
+def test_each_form_is_to_be_retracted() -> None:
+    made = Topics(pseudonyms=Pseudonyms((b"k" * 32,)))
+    made.choose("anna", Choice.GRANTED)
+    made.post("anna")
+    made.choose("anna", Choice.WITHDRAWN)
+    written = made.post()
+    assert len(written.retractions) == 2
+    assert findings(made.verified()) == {}
+    written.retractions.pop()
+    assert findings(made.verified()) == {
+        "S6": ["ledger-0@1: the change at consent-0@1 is covered, but not retracted"]
+    }
+
+
+def test_exposure_is_that_of_the_subject_though_a_pseudonym_has_left() -> None:
+    made = Topics(pseudonyms=Pseudonyms((b"k" * 32,)), policy=PSEUDONYMIZING)
+    made.choose("anna", Choice.GRANTED, NOW_MS - 10)
+    made.post("anna")
+    written = made.written[0]
+    assert written.training[0].key != b"anna"
+    written.content = None  # Expired: what left says whose it is only in its new form.
+    written.appended_ms = NOW_MS + 7
+    made.choose("anna", Choice.WITHDRAWN, NOW_MS + 5)
+    made.post().appended_ms = NOW_MS + 9
+    assert exposure(made.verified())[:2] == (1, 1)

@@ -1,0 +1,69 @@
+"""What those share that decide once more on records of the topics: gates, and consent records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from consentgate.config import Config
+from consentgate.core.consent import ConsentTable
+from consentgate.core.decode import ConsentDecoder, content_decoder, subject_reader
+from consentgate.core.gate import Gate
+from consentgate.core.ledger import Chain
+from consentgate.core.model import UNREADABLE, ConsentState
+from consentgate.core.policy import Policy
+from consentgate.engines import equip
+from consentgate.kafka.unreadable import UnreadableRecord
+
+_NEVER_MS = 1 << 62
+
+
+def gate_of(config: Config, policy: Policy, partition: int, table: ConsentTable) -> Gate:
+    """A gate as the worker of this content partition has it, over a table of one's own.
+
+    Raises:
+        ConfigError: as `equip` does.
+    """
+    equipped, transformer = equip(config, policy)
+    return Gate(
+        chain=Chain(config.group, config.topics.content, partition),
+        consent_topic=config.topics.consent,
+        table=table,
+        policy=equipped,
+        decode=content_decoder(config.content.fields, config.limits.max_depth),
+        limits=config.limits.of_content(),
+        key_is_subject=config.content.key_is_subject,
+        transformer=transformer,
+    )
+
+
+def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None, str | None]:
+    """The state in a record of the consent topic, and what is wrong with the record, in a word."""
+    if isinstance(record, UnreadableRecord):
+        return UNREADABLE, "headers"
+    return decode(record.key, record.value)
+
+
+def subject_in(config: Config, record: Any) -> bytes:
+    """Whose a content record is; nobody's, b"", where that cannot be read."""
+    decode = content_decoder(config.content.fields, config.limits.max_depth)
+    return subject_reader(decode, key_is_subject=config.content.key_is_subject)(record)
+
+
+def at_any_moment(config: Config) -> Config:
+    """The configuration for a decision as of a moment that the user names.
+
+    Most records were appended after a moment of the past. That they come from its future, which
+    else would set them aside, says nothing about its rules.
+    """
+    limits = msgspec.structs.replace(config.limits, max_future_ms=_NEVER_MS)
+    return msgspec.structs.replace(config, limits=limits)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
