@@ -35,8 +35,12 @@ Edit = Callable[[int, bytes], bytes | None]
 """Number and value of a record to its new value; None leaves the record out."""
 
 
+def unseen(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 async def verified(config: Config) -> Verification:
-    return await verify(config, [load_policy(config.policy)], lambda done, total: None)
+    return await verify(config, [load_policy(config.policy)], unseen)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +306,7 @@ async def test_compacted_consent_is_not_checked_and_not_passed(short_lived: Site
 async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_back(
     site: Site,
 ) -> None:
-    receipt = await make_receipt(site.config, "p3")
+    receipt = await make_receipt(site.config, "p3", unseen)
     granted, withdrawn = receipt.changes
     assert [effect.retraction for effect in granted.effects] == [None]
     (effect,) = withdrawn.effects
@@ -313,11 +317,11 @@ async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_bac
     assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {effect.retraction}
     text = "\n".join(receipt_lines(receipt))
     assert effect.hash[:12] in text
-    assert (await make_receipt(site.config, "nobody")).changes == []
+    assert (await make_receipt(site.config, "nobody", unseen)).changes == []
 
 
 async def test_who_did_not_withdraw_is_not_retracted(site: Site) -> None:
-    receipt = await make_receipt(site.config, "p49")
+    receipt = await make_receipt(site.config, "p49", unseen)
     assert len(receipt.forwarded) == 60
     assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {None}
 
