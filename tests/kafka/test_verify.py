@@ -4,12 +4,13 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,7 +30,20 @@ from consentgate.signing import load_signature_check
 from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.receipt import make_receipt, receipt_lines
 from consentgate.tools.verify import verify
-from harness import Feed, Probe, Sent, Site, SiteFactory, consent, post, until, working
+from harness import (
+    DEADLINE_SECONDS,
+    SPOILT_NAME,
+    Feed,
+    Probe,
+    Sent,
+    Site,
+    SiteFactory,
+    consent,
+    post,
+    spoil_header_names,
+    until,
+    working,
+)
 
 Edit = Callable[[int, bytes], bytes | None]
 """Number and value of a record to its new value; None leaves the record out."""
@@ -351,3 +365,89 @@ async def test_a_ledger_can_be_signed(make_site: SiteFactory, tmp_path: Path) ->
     assert findings(ours) == {}
     assert "not signed" in findings(other)["S7"][0]
     assert (await verified(site.config)).tallies["S7"].unchecked.total() > 0
+
+
+@pytest.mark.parametrize("role", ["training", "quarantine"])
+@pytest.mark.parametrize("source_offset", [0, 10**6])
+async def test_an_output_of_an_offset_that_has_its_outcome_or_none_is_found(
+    short_lived: Site, role: str, source_offset: int
+) -> None:
+    # Behind the last entry, with the place of one long before it, or of one that never was.
+    config = short_lived.config
+    topic, source = getattr(config.topics, role), f"{config.topics.content}-0@{source_offset}"
+    places = {"topic": config.topics.content, "partition": "0", "offset": str(source_offset)}
+    headers = [(f"__connect.errors.{name}", text.encode()) for name, text in places.items()]
+    headers.append(("consentgate.source", source.encode()))
+    offset = await short_lived.feed.one(topic, Sent(b"anna", b"{}", None, headers))
+    found = findings(await verified(config))
+    assert list(found) == ["S7"]
+    (finding,) = found["S7"]
+    assert finding.startswith(f"{topic}-0@{offset}: ")
+    assert finding.endswith("no ledger entry accounts for it")
+
+
+async def test_what_the_client_cannot_read_is_unreadable_and_not_missing(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: something is found where `_apply` or `_content` passes it over.
+    site, spoilt = await make_site("spoilt"), [(SPOILT_NAME, b"")]
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    broken = consent("anna")._replace(headers=spoilt)
+    await site.feed.batch(site.consent, [broken], 0, spoil_header_names)
+    broken = post("ben", "2")._replace(headers=spoilt)
+    await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+    await site.feed.batch(site.content, [broken], 0, spoil_header_names)
+    async with working(site):
+        await site.decided()
+    verification = await verified(site.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S1"].checked == 3
+    assert verification.tallies["S3"].checked == 1
+
+
+@asynccontextmanager
+async def open_transaction(site: Site, topic: str) -> AsyncIterator[AIOKafkaProducer]:
+    """A transaction of somebody else's, with a record in the topic's first partition."""
+    async with AIOKafkaProducer(
+        bootstrap_servers=site.kafka.bootstrap_servers, transactional_id=f"other-{topic}"
+    ) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"", b"somebody else", partition=0)
+        yield producer
+
+
+async def still_waits(task: "asyncio.Task[Verification]") -> bool:
+    """Whether the verification has not ended within a second."""
+    done, _ = await asyncio.wait([task], timeout=1.0)
+    return not done
+
+
+async def test_what_is_hidden_and_what_comes_while_it_reads_is_waited_for(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: it does not wait, and finds records missing, where `run` does not await a stable end
+    # of the outputs; and finds surplus ones where `_next_offset` does not see the later entries.
+    site = await make_site("hidden")
+    topics = site.config.topics
+    await site.feed.many(site.consent, [consent("anna")])
+    async with (
+        working(site),
+        open_transaction(site, topics.training) as hides_outputs,
+        open_transaction(site, topics.decisions) as hides_entries,
+    ):
+        await hides_entries.abort_transaction()
+        await site.feed.many(site.content, [post("anna", "1")])
+        await site.decided()
+        verifying = asyncio.create_task(verified(site.config))
+        assert await still_waits(verifying)
+        await hides_entries.begin_transaction()
+        await hides_entries.send_and_wait(topics.decisions, b"", b"somebody else", partition=0)
+        await site.feed.many(site.content, [post("anna", "2")])
+        await site.decided()
+        await hides_outputs.abort_transaction()
+        assert await still_waits(verifying)
+        await hides_entries.abort_transaction()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            verification = await verifying
+    assert findings(verification) == {}
+    assert verification.tallies["S3"].checked == 1

@@ -12,8 +12,8 @@ import msgspec
 
 from consentgate.config import Config
 from consentgate.core.decode import content_decoder, nested_too_deep, subject_reader
+from consentgate.core.gate import SOURCE_HEADER
 from consentgate.core.ledger import LedgerRecord
-from consentgate.core.verify import training_source
 from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets, settle_topic
@@ -199,7 +199,8 @@ async def make_receipt(
 
 def forwarded_record(placed: Placed, retractions: Sequence[tuple[str, Retraction]]) -> Forwarded:
     """A training record of the person, and the first retraction that takes it back."""
-    source = training_source(placed.record.headers).decode(errors="replace")
+    # The last header of the name: ours comes behind what came with the record.
+    source = (dict(placed.record.headers).get(SOURCE_HEADER) or b"").decode(errors="replace")
     name, offset = _parted(source)
     for place, retraction in retractions:
         before_name, before = _parted(retraction.before)
