@@ -425,14 +425,14 @@ async def still_waits(task: "asyncio.Task[Verification]") -> bool:
 async def test_what_is_hidden_and_what_comes_while_it_reads_is_waited_for(
     make_site: SiteFactory,
 ) -> None:
-    # Checked: it does not wait, and finds records missing, where `run` does not await a stable end
-    # of the outputs; and finds surplus ones where `_next_offset` does not see the later entries.
+    # Checked: it does not wait where `run` does not await a stable end of the outputs; and finds
+    # surplus ones where `_next_offset` does not see the later entries, or not those hidden then.
     site = await make_site("hidden")
     topics = site.config.topics
     await site.feed.many(site.consent, [consent("anna")])
     async with (
         working(site),
-        open_transaction(site, topics.training) as hides_outputs,
+        open_transaction(site, topics.retractions) as hides_outputs,
         open_transaction(site, topics.decisions) as hides_entries,
     ):
         await hides_entries.abort_transaction()
@@ -451,3 +451,15 @@ async def test_what_is_hidden_and_what_comes_while_it_reads_is_waited_for(
             verification = await verifying
     assert findings(verification) == {}
     assert verification.tallies["S3"].checked == 1
+
+
+async def test_each_partition_is_held_against_its_own_entries(make_site: SiteFactory) -> None:
+    site, people = await make_site("chains", partitions=2), ["anna", "ben", "cleo", "dora"]
+    await site.feed.many(site.consent, map(consent, people))
+    await site.feed.many(site.content, [post(person, "1") for person in people])
+    async with working(site):
+        await site.decided()
+    assert all((await site.probe.ends(site.content, 2)).high.values())
+    verification = await verified(site.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S3"].checked == len(people)
