@@ -22,6 +22,9 @@ def shared_kafka() -> Iterator[EmbeddedKafka]:
         "group.min.session.timeout.ms": "1000",
         # The default of 15 s is a long time to wait for a compaction.
         "log.cleaner.backoff.ms": "200",
+        # Everybody may do everything, until a test says otherwise of a topic of its own.
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
     }
     with EmbeddedKafka(config=config) as kafka:
         yield kafka

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ import msgspec
 
 from consentgate.core.decide import Limits
 from consentgate.core.decode import ConsentFields, ContentFields, content_decoder
-from consentgate.core.document import Document, Problem, Value, key_text, parse_document
+from consentgate.core.document import Document, Problem, Value, key_text, nearest, parse_document
 from consentgate.core.document import Path as KeyPath
 from consentgate.errors import ConfigError
 
@@ -44,6 +44,22 @@ KAFKA_SETTINGS = frozenset(
     }
 )
 """What the `kafka` section may hold; librdkafka's names."""
+
+DECLARED_SETTINGS = frozenset(
+    {
+        "cleanup.policy",
+        "delete.retention.ms",
+        "max.message.bytes",
+        "message.timestamp.after.max.ms",
+        "message.timestamp.before.max.ms",
+        "message.timestamp.type",
+        "min.compaction.lag.ms",
+        "retention.bytes",
+        "retention.ms",
+        "unclean.leader.election.enable",
+    }
+)
+"""What may be declared of a topic: the settings that are looked at."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
@@ -128,6 +144,7 @@ class Config(_Section, frozen=True):
     )
     group: Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,128}$")] = "consentgate"
     topics: Topics = Topics()
+    declared: dict[str, dict[str, str | int | bool]] = {}
     policy: str = "opt-in"
     consent: ConsentConfig = ConsentConfig()
     content: ContentConfig = ContentConfig()
@@ -172,6 +189,11 @@ def _refuse_unknown_keys(document: Document, values: Mapping[str, Value]) -> Non
     kafka = values.get("kafka")
     if isinstance(kafka, dict):
         problems += document.unknown_keys(("kafka",), kafka, sorted(KAFKA_SETTINGS))
+    declared = values.get("declared")
+    for topic, settings in declared.items() if isinstance(declared, dict) else ():
+        if isinstance(settings, dict):
+            path = ("declared", topic)
+            problems += document.unknown_keys(path, settings, sorted(DECLARED_SETTINGS))
     if problems:
         raise ConfigError("\n".join(map(str, problems)))
 
@@ -278,6 +300,7 @@ def _check(config: Config, document: Document) -> Config:
     topics = msgspec.structs.astuple(config.topics)
     if len(set(topics)) < len(topics):
         problems.append("topics: each of them must have a name of its own")
+    problems += _declared_problems(config.declared, topics)
     try:
         content_decoder(config.content.fields, config.limits.max_depth)
     except ValueError as error:
@@ -287,3 +310,14 @@ def _check(config: Config, document: Document) -> Config:
     if problems:
         raise ConfigError("\n".join(f"{document.file}: {problem}" for problem in problems))
     return config
+
+
+def _declared_problems(
+    declared: Mapping[str, Mapping[str, str | int | bool]], topics: Collection[str]
+) -> Iterator[str]:
+    for topic, settings in declared.items():
+        if topic not in topics:
+            yield f"declared.{topic}: there is no such topic, {nearest(topic, topics)}"
+        for name, value in settings.items():
+            if name.endswith((".ms", ".bytes")) and not re.fullmatch(r"-?[0-9]{1,19}", str(value)):
+                yield f"declared.{topic}.{name}: must be an integer"

@@ -19,8 +19,14 @@ import structlog
 import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import InvalidReplicationFactorError, KafkaError
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    InvalidReplicationFactorError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.protocol.admin import CreateAclsRequest
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import OffsetAndMetadata
 
@@ -49,6 +55,11 @@ A fetch never returns less than a whole batch, hence append in batches of `SMALL
 BATCH_BYTES = 256 << 10
 
 SETTLE_SECONDS = 0.1
+
+# Kafka's numbers for what an access control list is made of.
+_TOPIC, _LITERAL = 2, 3
+_ALL, _DESCRIBE_CONFIGS = 2, 10
+_DENY, _ALLOW = 2, 3
 
 
 class Sent(NamedTuple):
@@ -255,6 +266,24 @@ class Probe:
             {tp.partition: offset for tp, offset in high.items()},
             {tp.partition: offset for tp, offset in stable.items()},
         )
+
+    async def hide_configs(self, topic: str) -> None:
+        """Let nobody read the topic's settings any more; all else stays allowed."""
+        for operation, permission in ((_ALL, _ALLOW), (_DESCRIBE_CONFIGS, _DENY)):
+            await self._create_acl(topic, operation, permission)
+
+        async def is_hidden() -> bool:
+            asked = ConfigResource(ConfigResourceType.TOPIC, topic)
+            (response,) = await self.admin.describe_configs([asked])
+            return bool(response.resources[0][0] == TopicAuthorizationFailedError.errno)
+
+        await until(is_hidden, "the settings are hidden")
+
+    async def _create_acl(self, topic: str, operation: int, permission: int) -> None:
+        # The client has the request, and no method for it.
+        request = CreateAclsRequest(_TOPIC, topic, _LITERAL, "User:*", "*", operation, permission)
+        response = await self.admin._send_request(request)
+        assert [error[0] for error in response.creation_responses] == [0], response
 
     async def committed(self, group: str, topic: str, partitions: int) -> dict[int, int]:
         """The group's committed offsets; 0 where there is none."""

@@ -1,9 +1,12 @@
 """What would break the promises is refused at the start, by name and with the remedy."""
 
 import asyncio
+import dataclasses
 import socket
 import time
+from collections.abc import Mapping
 
+import msgspec
 import pytest
 import yaml
 
@@ -104,11 +107,70 @@ async def test_settings_that_cannot_be_read_are_not_taken_for_right(make_site: S
     cluster = Cluster(kafka_settings(site.config.kafka))
     await cluster.start(timeout_seconds=10)
     try:
-        with pytest.raises(ConfigError, match="grant DescribeConfigs"):
+        with pytest.raises(ConfigError, match="not a topic cannot be read"):
             # No broker tells the settings of a topic that cannot be, as if it were not allowed.
             await cluster.topic_configs(["not a topic"])
     finally:
         await cluster.stop()
+
+
+# The rights of the user.
+
+CONSENT = {
+    "cleanup.policy": "compact",
+    "unclean.leader.election.enable": False,
+    "delete.retention.ms": 86_400_000,
+    "min.compaction.lag.ms": 0,
+}
+
+
+def declaring(site: Site, settings: Mapping[str, str | int | bool]) -> Site:
+    """The same, with a configuration that says what the consent topic is like."""
+    config = msgspec.structs.replace(site.config, declared={site.consent: dict(settings)})
+    return dataclasses.replace(site, config=config)
+
+
+async def test_a_topic_whose_settings_may_not_be_read_is_refused(make_site: SiteFactory) -> None:
+    # Checked: starts where `Cluster` takes the refusal for settings as they must be.
+    site = await make_site("hidden")
+    await site.probe.hide_configs(site.consent)
+    message = await refusal(site)
+    assert message.startswith(f"topic {site.consent}: its settings may not be read: ")
+    assert "DescribeConfigs" in message
+    assert f"declared.{site.consent}" in message
+
+
+async def test_what_is_declared_of_a_hidden_topic_is_taken_on_trust(make_site: SiteFactory) -> None:
+    # Checked: silent where `Worker._start` does not look at `Layout.on_trust`.
+    site = declaring(await make_site("declared"), CONSENT)
+    await site.probe.hide_configs(site.consent)
+    await site.feed.many(site.consent, [consent("anna")])
+    await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+    async with working(site) as running:
+        (warned,) = [entry for entry in running.log if "on trust" in entry["event"]]
+        assert (warned["topic"], warned["declared"]) == (site.consent, CONSENT)
+        assert warned["log_level"] == "warning"
+        await site.decided()
+    assert (await site.check()).reasons() == {"opted-in": 1, "no-consent-record": 1}
+
+
+async def test_what_is_declared_of_a_hidden_topic_is_judged(make_site: SiteFactory) -> None:
+    site = declaring(await make_site("judged"), {**CONSENT, "cleanup.policy": "delete"})
+    await site.probe.hide_configs(site.consent)
+    message = await refusal(site)
+    # At once, not when the watch over what runs looks for the first time.
+    assert message.startswith(f"topic {site.consent}: cleanup.policy is delete, but must be")
+
+
+async def test_what_is_declared_does_not_outweigh_what_the_broker_tells(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: starts where `with_declared` prefers what is declared.
+    topics = {"consent": {"cleanup.policy": "delete"}}
+    site = declaring(await make_site("outweighed", topics=topics), CONSENT)
+    message = await refusal(site)
+    # At once, not when the watch over what runs looks for the first time.
+    assert message.startswith(f"topic {site.consent}: cleanup.policy is delete, but must be")
 
 
 async def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key(

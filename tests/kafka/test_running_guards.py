@@ -1,11 +1,13 @@
 """What was right at the start and goes wrong while a worker runs: nothing is forwarded on trust."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from operator import attrgetter
 
+import msgspec
 import pytest
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -219,6 +221,25 @@ async def test_a_topic_that_is_reconfigured_ends_the_worker(
         message = await refused(running)
     assert "changed while running" in message
     assert f"topic {topic}: {setting} is {value}" in message
+
+
+async def test_trust_does_not_begin_while_a_worker_runs(make_site: SiteFactory) -> None:
+    # Checked: goes on where `refuse_changes` does not look at `Layout.on_trust`.
+    site = await make_site("hidden")
+    declared: dict[str, dict[str, str | int | bool]] = {
+        site.consent: {
+            "cleanup.policy": "compact",
+            "unclean.leader.election.enable": False,
+            "delete.retention.ms": 86_400_000,
+            "min.compaction.lag.ms": 0,
+        }
+    }
+    config = msgspec.structs.replace(site.config, declared=declared)
+    async with about_to_end(dataclasses.replace(site, config=config)) as running:
+        await site.probe.hide_configs(site.consent)
+        message = await refused(running)
+    assert f"the settings of {site.consent} may not be read any more" in message
+    assert "DescribeConfigs" in message
 
 
 @pytest.mark.parametrize("role", ["consent", "retractions"])

@@ -4,13 +4,14 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,14 +32,31 @@ from consentgate.signing import load_signature_check
 from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.receipt import make_receipt, receipt_lines
 from consentgate.tools.verify import verify
-from harness import Feed, Probe, Sent, Site, SiteFactory, consent, post, until, working
+from harness import (
+    DEADLINE_SECONDS,
+    SPOILT_NAME,
+    Feed,
+    Probe,
+    Sent,
+    Site,
+    SiteFactory,
+    consent,
+    post,
+    spoil_header_names,
+    until,
+    working,
+)
 
 Edit = Callable[[int, bytes], bytes | None]
 """Number and value of a record to its new value; None leaves the record out."""
 
 
+def unseen(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 async def verified(config: Config) -> Verification:
-    return await verify(config, [load_policy(config.policy)], lambda done, total: None)
+    return await verify(config, [load_policy(config.policy)], unseen)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +184,7 @@ def garble(number: int, replacement: Callable[[bytes], bytes]) -> Edit:
 
 async def test_a_ledger_entry_that_nobody_can_read_is_found(site: Site) -> None:
     # Checked: ends with an error of its own where `_ledger_record` lets the decoder's pass.
-    for broken in (lambda value: b"{", lambda value: b'{"group": 1}', no_codes):
+    for broken in (lambda value: b"{", lambda value: b'{"group": 1}', no_codes, foreign_consent):
         config = await edited(site, "decisions", garble(3, broken))
         found = findings(await verified(config))
         assert f"{config.topics.decisions}-0@3: there should be a ledger entry" in found["S7"][0]
@@ -176,6 +194,13 @@ def no_codes(value: bytes) -> bytes:
     """The entry with outcomes that nobody can unpack."""
     entry = json.loads(value)
     entry["outcomes"]["codes"] = "bm90IHppcHBlZA=="
+    return json.dumps(entry).encode()
+
+
+def foreign_consent(value: bytes) -> bytes:
+    """The entry with a frontier of a consent partition that is not the chain's."""
+    entry = json.loads(value)
+    entry["consent"]["9"] = 1
     return json.dumps(entry).encode()
 
 
@@ -311,7 +336,7 @@ async def test_compacted_consent_is_not_checked_and_not_passed(short_lived: Site
 async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_back(
     site: Site,
 ) -> None:
-    receipt = await make_receipt(site.config, "p3")
+    receipt = await make_receipt(site.config, "p3", unseen)
     granted, withdrawn = receipt.changes
     assert [effect.retraction for effect in granted.effects] == [None]
     (effect,) = withdrawn.effects
@@ -322,11 +347,11 @@ async def test_a_receipt_says_when_a_withdrawal_took_effect_and_what_it_took_bac
     assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {effect.retraction}
     text = "\n".join(receipt_lines(receipt))
     assert effect.hash[:12] in text
-    assert (await make_receipt(site.config, "nobody")).changes == []
+    assert (await make_receipt(site.config, "nobody", unseen)).changes == []
 
 
 async def test_who_did_not_withdraw_is_not_retracted(site: Site) -> None:
-    receipt = await make_receipt(site.config, "p49")
+    receipt = await make_receipt(site.config, "p49", unseen)
     assert len(receipt.forwarded) == 60
     assert {forwarded.retracted_by for forwarded in receipt.forwarded} == {None}
 
@@ -356,3 +381,101 @@ async def test_a_ledger_can_be_signed(make_site: SiteFactory, tmp_path: Path) ->
     assert findings(ours) == {}
     assert "not signed" in findings(other)["S7"][0]
     assert (await verified(site.config)).tallies["S7"].unchecked.total() > 0
+
+
+@pytest.mark.parametrize("role", ["training", "quarantine"])
+@pytest.mark.parametrize("source_offset", [0, 10**6])
+async def test_an_output_of_an_offset_that_has_its_outcome_or_none_is_found(
+    short_lived: Site, role: str, source_offset: int
+) -> None:
+    # Behind the last entry, with the place of one long before it, or of one that never was.
+    config = short_lived.config
+    topic, source = getattr(config.topics, role), f"{config.topics.content}-0@{source_offset}"
+    places = {"topic": config.topics.content, "partition": "0", "offset": str(source_offset)}
+    headers = [(f"__connect.errors.{name}", text.encode()) for name, text in places.items()]
+    headers.append(("consentgate.source", source.encode()))
+    offset = await short_lived.feed.one(topic, Sent(b"anna", b"{}", None, headers))
+    found = findings(await verified(config))
+    assert list(found) == ["S7"]
+    (finding,) = found["S7"]
+    assert finding.startswith(f"{topic}-0@{offset}: ")
+    assert finding.endswith("no ledger entry accounts for it")
+
+
+async def test_what_the_client_cannot_read_is_unreadable_and_not_missing(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: something is found where `_apply` or `_content` passes it over.
+    site, spoilt = await make_site("spoilt"), [(SPOILT_NAME, b"")]
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    broken = consent("anna")._replace(headers=spoilt)
+    await site.feed.batch(site.consent, [broken], 0, spoil_header_names)
+    broken = post("ben", "2")._replace(headers=spoilt)
+    await site.feed.many(site.content, [post("anna", "1"), post("ben", "1")])
+    await site.feed.batch(site.content, [broken], 0, spoil_header_names)
+    async with working(site):
+        await site.decided()
+    verification = await verified(site.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S1"].checked == 3
+    assert verification.tallies["S3"].checked == 1
+
+
+@asynccontextmanager
+async def open_transaction(site: Site, topic: str) -> AsyncIterator[AIOKafkaProducer]:
+    """A transaction of somebody else's, with a record in the topic's first partition."""
+    async with AIOKafkaProducer(
+        bootstrap_servers=site.kafka.bootstrap_servers, transactional_id=f"other-{topic}"
+    ) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"", b"somebody else", partition=0)
+        yield producer
+
+
+async def still_waits(task: "asyncio.Task[Verification]") -> bool:
+    """Whether the verification has not ended within a second."""
+    done, _ = await asyncio.wait([task], timeout=1.0)
+    return not done
+
+
+async def test_what_is_hidden_and_what_comes_while_it_reads_is_waited_for(
+    make_site: SiteFactory,
+) -> None:
+    # Checked: it does not wait where `run` does not await a stable end of the outputs; and finds
+    # surplus ones where `_next_offset` does not see the later entries, or not those hidden then.
+    site = await make_site("hidden")
+    topics = site.config.topics
+    await site.feed.many(site.consent, [consent("anna")])
+    async with (
+        working(site),
+        open_transaction(site, topics.retractions) as hides_outputs,
+        open_transaction(site, topics.decisions) as hides_entries,
+    ):
+        await hides_entries.abort_transaction()
+        await site.feed.many(site.content, [post("anna", "1")])
+        await site.decided()
+        verifying = asyncio.create_task(verified(site.config))
+        assert await still_waits(verifying)
+        await hides_entries.begin_transaction()
+        await hides_entries.send_and_wait(topics.decisions, b"", b"somebody else", partition=0)
+        await site.feed.many(site.content, [post("anna", "2")])
+        await site.decided()
+        await hides_outputs.abort_transaction()
+        assert await still_waits(verifying)
+        await hides_entries.abort_transaction()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            verification = await verifying
+    assert findings(verification) == {}
+    assert verification.tallies["S3"].checked == 1
+
+
+async def test_each_partition_is_held_against_its_own_entries(make_site: SiteFactory) -> None:
+    site, people = await make_site("chains", partitions=2), ["anna", "ben", "cleo", "dora"]
+    await site.feed.many(site.consent, map(consent, people))
+    await site.feed.many(site.content, [post(person, "1") for person in people])
+    async with working(site):
+        await site.decided()
+    assert all((await site.probe.ends(site.content, 2)).high.values())
+    verification = await verified(site.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S3"].checked == len(people)

@@ -21,6 +21,7 @@ topics:
   decisions: consent-decisions
   quarantine: content-quarantine
   retractions: training-retractions
+declared: {}                   # settings of topics that this user may not read
 policy: linkedin               # a preset's name or a path
 consent: {scope: auto, partitioner: murmur2, fields: {subject: subject, \
 jurisdiction: jurisdiction, adult: adult, choices: choices}}
@@ -391,3 +392,56 @@ def test_other_variables_do_not_matter(file: Path) -> None:
     assert load(file, "", CONSENT="x", consentgate_group="y", XCONSENTGATE_GROUP="z") == (
         load_config(None, {})
     )
+
+
+# What is declared of topics whose settings may not be read.
+
+
+def test_what_is_declared_is_kept_as_it_is_written(file: Path) -> None:
+    text = (
+        "topics: {consent: a.b}\n"
+        "declared:\n"
+        "  a.b: {cleanup.policy: compact, unclean.leader.election.enable: false}\n"
+        "  consent-decisions: {retention.ms: -1, retention.bytes: '-1'}\n"
+    )
+    assert load(file, text).declared == {
+        "a.b": {"cleanup.policy": "compact", "unclean.leader.election.enable": False},
+        "consent-decisions": {"retention.ms": -1, "retention.bytes": "-1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "declared:\n  consent-state:\n    cleanup.polcy: compact\n",
+            "consentgate.yaml:3: declared.consent-state.cleanup.polcy: unknown key, "
+            "did you mean 'cleanup.policy'?",
+        ),
+        (
+            "declared:\n  consent-stat: {cleanup.policy: compact}\n",
+            "consentgate.yaml: declared.consent-stat: there is no such topic, "
+            "did you mean 'consent-state'?",
+        ),
+        (
+            "topics: {consent: other}\ndeclared:\n  consent-state: {}\n",
+            "consentgate.yaml: declared.consent-state: there is no such topic, ",
+        ),
+        (
+            "declared:\n  consent-state: {delete.retention.ms: 1 day}\n",
+            "consentgate.yaml: declared.consent-state.delete.retention.ms: must be an integer",
+        ),
+        (
+            "declared:\n  consent-state: {delete.retention.ms: true}\n",
+            "consentgate.yaml: declared.consent-state.delete.retention.ms: must be an integer",
+        ),
+        ("declared:\n  consent-state: compact\n", "consentgate.yaml:1: declared: "),
+        ("declared:\n  - consent-state\n", "consentgate.yaml:1: declared: "),
+        (
+            "declared:\n  consent-state: {cleanup.policy: [compact]}\n",
+            "consentgate.yaml:1: declared: ",
+        ),
+    ],
+)
+def test_what_can_mean_nothing_is_not_declared(file: Path, text: str, message: str) -> None:
+    assert refused(file, text).startswith(message)

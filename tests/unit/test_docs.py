@@ -12,12 +12,17 @@ import pytest
 from typer.main import get_command
 
 from consentgate.cli import app
-from consentgate.config import KAFKA_SETTINGS, Config, load_config
+from consentgate.config import DECLARED_SETTINGS, KAFKA_SETTINGS, Config, load_config
 from consentgate.core.decide import Limits
 from consentgate.core.ledger import GENESIS, BatchFacts, Chain, LedgerRecord, write_entry
 from consentgate.core.model import Reason, decision
 from consentgate.core.policyfile import parse_policy
-from consentgate.kafka.guards import ENVELOPE_BYTES
+from consentgate.kafka.guards import (
+    ENVELOPE_BYTES,
+    judged_settings,
+    topic_problems,
+    with_declared,
+)
 from consentgate.policies import preset_names
 from consentgate.service.metricsdoc import metrics_page
 from consentgate.tools.fixtures import read_fixture
@@ -54,7 +59,7 @@ def rows_of(name: str, header: str) -> dict[str, list[str]]:
 
 def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, dict) and name != "kafka":
+        if isinstance(value, dict) and value and name != "kafka":
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -78,6 +83,27 @@ def test_the_page_of_the_configuration_has_every_setting_of_the_client() -> None
     assert {key for key in documented if key.startswith("kafka.")} == {
         f"kafka.{setting}" for setting in KAFKA_SETTINGS
     }
+
+
+def test_what_the_page_of_the_configuration_declares_is_all_that_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    (block,) = blocks_of("docs/configuration.md", "yaml")
+    path = tmp_path / "consentgate.yaml"
+    path.write_text(block, encoding="utf-8")
+    config = load_config(str(path), {})
+    assert topic_problems_of_consent(config) == []
+    judged = judged_settings(config)
+    assert set(config.declared["consent-state"]) == set(judged["consent-state"])
+    assert {name for names in judged.values() for name in names} == DECLARED_SETTINGS
+
+
+def topic_problems_of_consent(config: Config) -> list[str]:
+    """What would be wrong with the consent topic if all is as declared."""
+    told = with_declared(config, {config.topics.consent: None})
+    others = {topic: {} for topic in judged_settings(config) if topic not in told}
+    problems = topic_problems(config, {**others, **told})
+    return [problem for problem in problems if config.topics.consent in problem]
 
 
 def test_the_pages_name_the_presets_and_the_fixed_limits() -> None:

@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -75,6 +76,15 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
         load_signer(private)
     with pytest.raises(ConfigError, match="no Ed25519 public key"):
         load_signature_check(public)
+
+
+def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    encryption = BestAvailableEncryption(b"secret")
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    with pytest.raises(ConfigError, match="in PEM without a password"):
+        load_signer(str(path))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

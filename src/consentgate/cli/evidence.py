@@ -62,7 +62,9 @@ def verify(
 
 @commands.command()
 def receipt(
-    subject: Annotated[str, typer.Argument(help="The subject id, as it stands in the keys.")],
+    subject: Annotated[
+        str, typer.Argument(help="The subject id, as the consent topic's keys have it.")
+    ],
     config_path: ConfigOption = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
@@ -70,9 +72,18 @@ def receipt(
 
     Example: consentgate receipt -c consentgate.yaml member-17
     """
-    made = asyncio.run(make_receipt(load_config(config_path), subject))
+    config = load_config(config_path)
+    with progress_bar() as progress:
+        task = progress.add_task("receipt", total=None)
+        made = asyncio.run(
+            make_receipt(
+                config,
+                subject,
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        )
     if fmt is Format.JSON:
-        print(orjson.dumps(msgspec.to_builtins(made)).decode())
+        print(msgspec.json.encode(made).decode())
     else:
         print("\n".join(receipt_lines(made)))
     if not made.changes and not made.forwarded:

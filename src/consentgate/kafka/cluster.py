@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.core.ledger import Bookmark
@@ -20,6 +26,8 @@ REPLICATION_FACTOR = 3
 
 UNANSWERED = (KafkaError, OSError, TimeoutError)
 """What a question to a cluster raises that cannot answer it now."""
+
+_REFUSALS = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 COORDINATOR_SECONDS_MAX = 10.0
 """How long an answer of the group's coordinator is awaited."""
@@ -77,26 +85,28 @@ class Cluster:
             if not topic["error_code"]
         }
 
-    async def topic_configs(self, topics: Iterable[str]) -> dict[str, dict[str, str | None]]:
-        """Every setting of the topics.
+    async def topic_configs(self, topics: Iterable[str]) -> dict[str, dict[str, str | None] | None]:
+        """Every setting of the topics; None where the cluster does not let this user read them.
 
         Raises:
             KafkaError: if the cluster does not know just now.
-            ConfigError: if the cluster does not let this user read them.
+            ConfigError: if it cannot tell.
         """
         asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
-        configs: dict[str, dict[str, str | None]] = {}
+        configs: dict[str, dict[str, str | None] | None] = {}
         for response in await self._admin.describe_configs(asked):
             for error_code, _, _, topic, entries in response.resources:
                 error = for_code(error_code)
                 if error_code and error.retriable:
                     raise error
-                if error_code:
+                if error in _REFUSALS:
+                    configs[topic] = None
+                elif error_code:
                     raise ConfigError(
-                        f"the settings of topic {topic} cannot be read ({error.__name__}); "
-                        "grant DescribeConfigs on it"
+                        f"the settings of topic {topic} cannot be read ({error.__name__})"
                     )
-                configs[topic] = {entry[0]: entry[1] for entry in entries}
+                else:
+                    configs[topic] = {entry[0]: entry[1] for entry in entries}
         return configs
 
     async def create(self, plan: TopicPlan, replication_factor: int | None) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from consentgate.config import Config, Topics
+from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import TopicPlan
 
 ENVELOPE_BYTES = 148_588
@@ -51,20 +52,7 @@ def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> lis
         for name, needed in needs.items()
         if configs[topic].get(name) != needed
     ]
-    least = {"max.message.bytes": config.limits.max_value_bytes + ENVELOPE_BYTES}
-    training = {
-        **least,
-        "message.timestamp.after.max.ms": config.limits.max_future_ms,
-        "message.timestamp.before.max.ms": int(_NO_BOUND),
-    }
-    topics, own = config.topics, {"max.message.bytes": OWN_BYTES}
-    bounds_of = {
-        topics.training: training,
-        topics.quarantine: least,
-        topics.decisions: own,
-        topics.retractions: own,
-    }
-    for topic, bounds in bounds_of.items():
+    for topic, bounds in _bounds(config).items():
         for name, bound in bounds.items():
             value = configs[topic].get(name)
             if value is not None and int(value) < bound:
@@ -73,6 +61,51 @@ def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> lis
                     "would refuse records that the limits allow"
                 )
     return problems
+
+
+def judged_settings(config: Config) -> dict[str, list[str]]:
+    """Topic to the names of its settings that are looked at."""
+    topics, bounds = config.topics, _bounds(config)
+    times = {topics.consent: ("delete.retention.ms", "min.compaction.lag.ms")}
+    return {
+        topic: [*needs, *bounds.get(topic, ()), *times.get(topic, ())]
+        for topic, needs in _required(topics).items()
+    }
+
+
+def with_declared(
+    config: Config, told: Mapping[str, ConfigsOfTopic | None]
+) -> dict[str, ConfigsOfTopic]:
+    """The settings of the topics, those that the cluster does not let us read as declared.
+
+    What the cluster tells always counts; None is what it refuses to tell.
+
+    Raises:
+        ConfigError: naming each topic with settings that nobody has told, right and key.
+    """
+    configs: dict[str, ConfigsOfTopic] = {}
+    problems = []
+    for topic, settings in told.items():
+        if settings is not None:
+            configs[topic] = settings
+            continue
+        declared = {n: _as_told(value) for n, value in config.declared.get(topic, {}).items()}
+        # A setting that is left out must not look like one that the broker does not know.
+        if missing := [n for n in judged_settings(config)[topic] if n not in declared]:
+            problems.append(
+                f"topic {topic}: its settings may not be read: grant this user DescribeConfigs on "
+                f"it, or say in the configuration, under declared.{topic}, what they are: "
+                f"{', '.join(missing)}"
+            )
+        configs[topic] = declared
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return configs
+
+
+def _as_told(value: str | int | bool) -> str:
+    """A declared value as a broker would write it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def consent_keeps_ms(configs: ConfigsOfTopic) -> int:
@@ -94,6 +127,23 @@ def _required(topics: Topics) -> dict[str, dict[str, str]]:
         topics.quarantine: {"cleanup.policy": "delete"},
         topics.decisions: {**_LEDGER, "message.timestamp.type": "LogAppendTime"},
         topics.retractions: _LEDGER,
+    }
+
+
+def _bounds(config: Config) -> dict[str, dict[str, int]]:
+    """The least that each topic must allow."""
+    least = {"max.message.bytes": config.limits.max_value_bytes + ENVELOPE_BYTES}
+    training = {
+        **least,
+        "message.timestamp.after.max.ms": config.limits.max_future_ms,
+        "message.timestamp.before.max.ms": int(_NO_BOUND),
+    }
+    topics, own = config.topics, {"max.message.bytes": OWN_BYTES}
+    return {
+        topics.training: training,
+        topics.quarantine: least,
+        topics.decisions: own,
+        topics.retractions: own,
     }
 
 

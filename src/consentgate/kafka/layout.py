@@ -1,6 +1,6 @@
 """The topics as they were found at the start, and in which scope content is judged."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,13 @@ from consentgate.config import Config, Topics
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import Cluster
-from consentgate.kafka.guards import consent_keeps_ms, deletions_kept_ms, topic_problems
+from consentgate.kafka.guards import (
+    consent_keeps_ms,
+    deletions_kept_ms,
+    judged_settings,
+    topic_problems,
+    with_declared,
+)
 from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
@@ -41,6 +47,7 @@ class Layout:
     scope: Scope
     consent_keeps_ms: int  # how long compaction is sure to keep a change of consent
     deletions_kept_ms: int  # how long it is sure to keep the deletion of a consent record
+    on_trust: frozenset[str] = frozenset()  # topics whose settings nobody but the user has told
 
     @property
     def content_partitions(self) -> range:
@@ -111,7 +118,8 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         raise ConfigError(
             f"missing topics: {', '.join(missing)}. Create them with: consentgate topics create"
         )
-    configs = await cluster.topic_configs(names)
+    told = await cluster.topic_configs(judged_settings(config))
+    configs = with_declared(config, told)
     problems = topic_problems(config, configs)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -128,6 +136,7 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         scope,
         consent_keeps_ms(configs[topics.consent]),
         deletions_kept_ms(configs[topics.consent]),
+        _untold(told),
     )
 
 
@@ -144,8 +153,14 @@ async def refuse_changes(config: Config, cluster: Cluster, layout: Layout) -> li
         raise ConfigError(
             f"the topics' partitions changed while running: {layout.counts} became {found}"
         )
-    configs = await cluster.topic_configs(found)
+    told = await cluster.topic_configs(judged_settings(config))
+    configs = with_declared(config, told)
     problems = topic_problems(config, configs)
+    if untold := _untold(told) - layout.on_trust:
+        problems.append(
+            f"the settings of {', '.join(sorted(untold))} may not be read any more: grant this "
+            "user DescribeConfigs again, or start again to go on with what is declared"
+        )
     kept_ms = deletions_kept_ms(configs[layout.topics.consent])
     if kept_ms < layout.deletions_kept_ms:
         problems.append(
@@ -155,6 +170,10 @@ async def refuse_changes(config: Config, cluster: Cluster, layout: Layout) -> li
     if problems:
         raise ConfigError("\n".join(["topics were changed while running:", *problems]))
     return []
+
+
+def _untold(told: Mapping[str, object | None]) -> frozenset[str]:
+    return frozenset(topic for topic, settings in told.items() if settings is None)
 
 
 def settle_scope(

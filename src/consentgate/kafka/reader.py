@@ -5,7 +5,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from consentgate.kafka.cursor import open_cursor
+from consentgate.kafka.cursor import await_stable, open_cursor
 from consentgate.kafka.settings import KafkaSettings
 
 
@@ -43,3 +43,9 @@ async def count_offsets(settings: KafkaSettings, topic: str, partitions: Iterabl
         starts = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
     return sum(ends[place] - starts[place] for place in places)
+
+
+async def settle_topic(settings: KafkaSettings, topic: str, partitions: Iterable[int]) -> None:
+    """Return when nothing is hidden any more behind transactions that are open now."""
+    for partition in partitions:
+        await await_stable(settings, TopicPartition(topic, partition))

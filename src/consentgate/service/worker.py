@@ -149,6 +149,12 @@ class Worker:
 
     async def _start(self, *, until_drained: bool) -> None:
         self._layout = layout = await find_layout(self._config, self._cluster)
+        for topic in sorted(layout.on_trust):
+            log.warning(
+                "the settings of a topic may not be read; what is declared is taken on trust",
+                topic=topic,
+                declared=self._config.declared[topic],
+            )
         http = self._config.http
         port = await self._http.start(http.host, http.port)
         log.info(

@@ -192,7 +192,7 @@ class _ChainWalk:
             while (entry := await ledger.next()) is not None:
                 if entry.key != self._chain.key:
                     continue
-                record = _ledger_record(entry.value)
+                record = self._ledger_record(entry.value)
                 if record is None:
                     self._verifier.unreadable(ledger.place(entry))
                     continue
@@ -219,7 +219,7 @@ class _ChainWalk:
         next_offset = self._last + 1
         async with open_cursor(self._settings, ledger.topic, ledger.partition, since) as cursor:
             while (entry := await cursor.next()) is not None:
-                record = _ledger_record(entry.value) if entry.key == self._chain.key else None
+                record = self._ledger_record(entry.value) if entry.key == self._chain.key else None
                 if record is not None:
                     next_offset = max(next_offset, record.source.last + 1)
         return next_offset
@@ -311,6 +311,16 @@ class _ChainWalk:
         if not claimed and self._partition == cursor.partition % chains:
             self._verifier.surplus(cursor.place(output), "without a source")
 
+    def _ledger_record(self, value: bytes | None) -> LedgerRecord | None:
+        """The entry in a ledger record's value; None where nobody can make sense of it."""
+        try:
+            record = msgspec.json.decode(value or b"", type=LedgerRecord)
+            read_codes(record.outcomes)
+        except (ValueError, LookupError, zlib.error):
+            return None
+        known = {str(partition) for partition in self._table.frontier}
+        return record if record.consent.keys() <= known else None
+
     def _source_offset(self, cursor: Cursor, output: Any) -> int | None:
         """The content offset of which the output came; None where it is not of this chain."""
         is_training = cursor.topic == self._config.topics.training
@@ -319,13 +329,3 @@ class _ChainWalk:
             return None
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
-
-
-def _ledger_record(value: bytes | None) -> LedgerRecord | None:
-    """The entry in a ledger record's value; None where nobody can make sense of it."""
-    try:
-        record = msgspec.json.decode(value or b"", type=LedgerRecord)
-        read_codes(record.outcomes)
-    except (ValueError, LookupError, zlib.error):
-        return None
-    return record

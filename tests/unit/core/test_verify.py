@@ -704,6 +704,16 @@ def test_exposure_is_from_the_withdrawal_to_the_next_entry() -> None:
     assert exposure(made.verified()) == (1, 1, 750)
 
 
+def test_who_withdraws_twice_was_exposed_once() -> None:
+    made = Topics()
+    made.choose("anna", Choice.GRANTED, timestamp_ms=NOW_MS - 1_000)
+    made.post("anna", "anna", timestamp_ms=NOW_MS - 5_000)
+    made.choose("anna", Choice.WITHDRAWN, timestamp_ms=NOW_MS - 700)
+    made.choose("anna", Choice.OBJECTED, timestamp_ms=NOW_MS - 600)
+    made.post("nobody").appended_ms = NOW_MS + 50
+    assert exposure(made.verified()) == (2, 2, 750)
+
+
 def test_the_transaction_before_the_withdrawal_may_have_ended_after_it() -> None:
     made = withdrawn_at(NOW_MS, NOW_MS - 5_000)
     made.written[-1].appended_ms = NOW_MS + 50

@@ -1,12 +1,22 @@
 """What the cluster answers incompletely is asked again, and never taken for an answer."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import GroupAuthorizationFailedError, GroupLoadInProgressError, KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    GroupLoadInProgressError,
+    InvalidTopicError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.structs import OffsetAndMetadata
 
+from consentgate.errors import ConfigError
 from consentgate.kafka import cluster as cluster_module
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.settings import kafka_settings
@@ -62,3 +72,46 @@ async def test_a_partition_without_an_offset_has_none(monkeypatch: pytest.Monkey
     never = {**COMPLETE, TopicPartition("content", 0): OffsetAndMetadata(-1, "")}
     cluster = cluster_that_answers(monkeypatch, never)
     assert await cluster.bookmarks("g", "content", range(2)) == {1: (1, None)}
+
+
+# The settings of topics.
+
+
+def cluster_that_tells(monkeypatch: pytest.MonkeyPatch, error_code: int) -> Cluster:
+    """A cluster that says this of one topic, and tells the settings of another."""
+    cluster = Cluster(kafka_settings({}))
+
+    @dataclass
+    class Told:
+        resources: list[Any]
+
+    async def describe(asked: list[Any]) -> list[Told]:
+        entry = ("cleanup.policy", "compact", False, 1, False, [])
+        return [Told([(error_code, "", 2, "one", [])]), Told([(0, "", 2, "two", [entry])])]
+
+    monkeypatch.setattr(cluster._admin, "describe_configs", describe)
+    return cluster
+
+
+@pytest.mark.parametrize(
+    "refusal", [TopicAuthorizationFailedError, ClusterAuthorizationFailedError]
+)
+async def test_settings_that_may_not_be_read_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, refusal: type[KafkaError]
+) -> None:
+    cluster = cluster_that_tells(monkeypatch, refusal.errno)
+    assert await cluster.topic_configs(["one", "two"]) == {
+        "one": None,
+        "two": {"cleanup.policy": "compact"},
+    }
+
+
+async def test_settings_that_cannot_be_read_for_another_reason_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = cluster_that_tells(monkeypatch, InvalidTopicError.errno)
+    with pytest.raises(ConfigError, match="topic one cannot be read"):
+        await cluster.topic_configs(["one", "two"])
+    cluster = cluster_that_tells(monkeypatch, UnknownTopicOrPartitionError.errno)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        await cluster.topic_configs(["one", "two"])

@@ -17,12 +17,15 @@ from consentgate.core.ledger import GENESIS, BatchFacts, Chain, write_entry
 from consentgate.core.model import Reason, consent_state, decision
 from consentgate.core.partition import BATCH_OFFSETS_MAX, BATCH_RECORDS_MAX
 from consentgate.core.policy import Basis, Policy, Rule
+from consentgate.errors import ConfigError
 from consentgate.kafka.guards import (
     ENVELOPE_BYTES,
     OWN_BYTES,
     consent_keeps_ms,
+    judged_settings,
     plan_topics,
     topic_problems,
+    with_declared,
 )
 from consentgate.kafka.unreadable import UnreadableRecord
 
@@ -176,6 +179,71 @@ def test_a_change_of_consent_is_kept_for_its_compaction_lag_or_else_as_long_as_a
     configs: dict[str, str | None], keeps_ms: int
 ) -> None:
     assert consent_keeps_ms(configs) == keeps_ms
+
+
+# What the broker does not let us read.
+
+CONSENT = {
+    "cleanup.policy": "compact",
+    "unclean.leader.election.enable": False,
+    "delete.retention.ms": 86_400_000,
+    "min.compaction.lag.ms": "0",
+}
+
+
+def completed(
+    declared: dict[str, dict[str, Any]], told: dict[str, dict[str, str | None] | None]
+) -> dict[str, Any]:
+    return dict(with_declared(Config(declared=declared), told))
+
+
+def test_what_is_declared_counts_where_the_broker_refuses_to_tell() -> None:
+    assert completed({"consent-state": CONSENT}, {"consent-state": None}) == {
+        "consent-state": {
+            "cleanup.policy": "compact",
+            "unclean.leader.election.enable": "false",
+            "delete.retention.ms": "86400000",
+            "min.compaction.lag.ms": "0",
+        }
+    }
+
+
+def test_what_is_declared_never_counts_where_the_broker_tells() -> None:
+    told: dict[str, dict[str, str | None] | None] = {"consent-state": {"cleanup.policy": "delete"}}
+    assert completed({"consent-state": CONSENT}, told) == told
+    nothing: dict[str, dict[str, str | None] | None] = {"consent-state": {}}
+    assert completed({"consent-state": CONSENT}, nothing) == nothing
+
+
+def test_what_is_declared_is_judged_like_what_the_broker_tells() -> None:
+    config = Config(declared={"consent-state": {**CONSENT, "cleanup.policy": "compact,delete"}})
+    told: dict[str, Any] = {**as_created(config, BROKER), "consent-state": None}
+    (problem,) = topic_problems(config, with_declared(config, told))
+    assert problem.startswith("topic consent-state: cleanup.policy is compact,delete, but must be ")
+
+
+@pytest.mark.parametrize("left_out", CONSENT)
+def test_a_declaration_must_be_complete(left_out: str) -> None:
+    declared = {name: value for name, value in CONSENT.items() if name != left_out}
+    with pytest.raises(ConfigError) as refused:
+        completed({"consent-state": declared}, {"consent-state": None})
+    assert str(refused.value) == (
+        "topic consent-state: its settings may not be read: grant this user DescribeConfigs on "
+        "it, or say in the configuration, under declared.consent-state, what they are: " + left_out
+    )
+
+
+def test_settings_that_nobody_has_told_are_refused_for_all_topics_at_once() -> None:
+    config = Config()
+    with pytest.raises(ConfigError) as refused:
+        with_declared(config, dict.fromkeys(as_created(config, BROKER).keys() - {"content-events"}))
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 5
+    for topic, names in judged_settings(config).items():
+        (line,) = (line for line in lines if f"declared.{topic}," in line)
+        assert line.startswith(f"topic {topic}: ")
+        assert line.endswith(f": {', '.join(names)}")
+        assert "DescribeConfigs" in line
 
 
 # The broker never has to refuse a record that the limits allow.
