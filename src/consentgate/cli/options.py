@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
-from consentgate.policies import load_policy
-from consentgate.service.worker import refuse_unsupported
+from consentgate.policies import load_policy, refuse_unsupported
 
 err = Console(stderr=True, soft_wrap=True)
 
@@ -31,7 +30,10 @@ PolicyOption = Annotated[
     str | None,
     typer.Option("--policy", help="A preset's name or a path; else the configuration's policy."),
 ]
-FixtureFiles = Annotated[list[Path], typer.Argument(help="Fixture files, JSON lines.")]
+FixtureFiles = Annotated[
+    list[Path],
+    typer.Argument(help="Fixture files, JSON lines; or directories, for all *.jsonl below."),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the results.")]
 
 

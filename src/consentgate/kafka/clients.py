@@ -1,7 +1,10 @@
 """What the transports of all partitions share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from consentgate.core.partition import Moment
+from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
@@ -19,3 +22,4 @@ class Clients:
     view: ConsentView
     cluster: Cluster
     consent_gap_ms_max: int | None  # how old an unread consent record may be; None: any age
+    clock: Callable[[], Moment] = read_clock  # of the decisions; all else goes by the machine's

@@ -123,6 +123,11 @@ class Cluster:
                 raise ConfigError(f"the topic {name} could not be created: {detail}")
         return True
 
+    async def delete(self, topics: Iterable[str]) -> list[str]:
+        """Delete topics; the names of those that the cluster did not delete."""
+        response = await self._admin.delete_topics(list(topics))
+        return [name for name, error_code, *_ in response.topic_error_codes if error_code]
+
     async def bookmarks(
         self, group: str, topic: str, partitions: Iterable[int]
     ) -> dict[int, tuple[int, Bookmark | None]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from consentgate.core.document import did_you_mean, shown
 from consentgate.core.policy import Policy
 from consentgate.core.policyfile import parse_policy
-from consentgate.errors import PolicyError
+from consentgate.errors import ConfigError, PolicyError
 
 _PRESETS = resources.files(__name__)
 _SUFFIX = ".yaml"
@@ -51,3 +51,17 @@ def read_policy(name_or_path: str) -> tuple[str, str]:
         hint = did_you_mean(name_or_path, presets) or "give a path or a preset's name"
         names = ", ".join(presets)
         raise PolicyError(f"{problem}, {hint} (presets: {names})") from None
+
+
+def refuse_unsupported(policy: Policy) -> None:
+    """Refuse a policy that asks for what this version cannot do; never ignore it.
+
+    Raises:
+        ConfigError: naming the rules.
+    """
+    lines = [str(rule.line) for rule in policy.rules if rule.transforms]
+    if lines:
+        raise ConfigError(
+            f"policy {policy.name}: this version cannot select fields, redact or pseudonymize, "
+            f"as the rules in line {', '.join(lines)} ask for"
+        )

@@ -17,16 +17,26 @@ from consentgate.config import Config
 from consentgate.core.decode import consent_decoder, content_decoder
 from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
-from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
+from consentgate.core.partition import (
+    Aborted,
+    Committed,
+    Event,
+    Moment,
+    Ready,
+    Recycled,
+    Stalled,
+)
 from consentgate.core.policy import Policy
 from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
+from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import UNANSWERED, Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import Layout, find_layout, refuse_changes
 from consentgate.kafka.settings import kafka_settings
+from consentgate.policies import refuse_unsupported
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
@@ -63,9 +73,20 @@ class Summary(msgspec.Struct, frozen=True):
 class Worker:
     """One process of the service. Made inside the event loop that it runs in."""
 
-    def __init__(self, config: Config, policy: Policy, *, accept_consent_gap: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        *,
+        accept_consent_gap: bool = False,
+        clock: Callable[[], Moment] = read_clock,
+    ) -> None:
+        """`clock` tells the moment of a decision. Whether the machine's agrees with the brokers',
+        and how old anything in the topics is, goes by the machine's own in any case.
+        """
         refuse_unsupported(policy)
         self._config = config
+        self._clock = clock
         self._accept_consent_gap = accept_consent_gap
         signing = config.keys.signing
         self._sign = None if signing is None else load_signer(signing)
@@ -223,6 +244,7 @@ class Worker:
                 self._view,
                 self._cluster,
                 None if self._accept_consent_gap else layout.consent_keeps_ms // 2,
+                self._clock,
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
@@ -348,20 +370,6 @@ class Worker:
             events_per_second=round(self._counts.total() / seconds, 1),
             cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
             peak_rss_bytes=usage.ru_maxrss * rss_unit_bytes,
-        )
-
-
-def refuse_unsupported(policy: Policy) -> None:
-    """Refuse a policy that asks for what this version cannot do; never ignore it.
-
-    Raises:
-        ConfigError: naming the rules.
-    """
-    lines = [str(rule.line) for rule in policy.rules if rule.transforms]
-    if lines:
-        raise ConfigError(
-            f"policy {policy.name}: this version cannot select fields, redact or pseudonymize, "
-            f"as the rules in line {', '.join(lines)} ask for"
         )
 
 
