@@ -160,9 +160,10 @@ def _parse(number: int, text: bytes) -> FixtureRecord | ClockLine:
     if unknown:
         raise _Malformed(f"unknown key {unknown[0]!r}")
     if "now" in line:
+        clock = ClockLine(number, _time(line["now"], "now"))
         if len(line) > 1:
-            raise _Malformed('"now" stands in a line of its own')
-        return ClockLine(number, _time(line["now"], "now"))
+            raise _Malformed('"now" must stand in a line of its own')
+        return clock
     if not isinstance(line.get("topic"), str):
         raise _Malformed('"topic" is missing or is not a string')
     return FixtureRecord(
