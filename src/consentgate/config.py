@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from consentgate.core.decide import Limits
-from consentgate.core.decode import ConsentFields, ContentFields, content_decoder
+from consentgate.core.decode import ConsentFields, ContentFields, path_problems
 from consentgate.core.document import Document, Problem, Value, key_text, parse_document
 from consentgate.core.document import Path as KeyPath
 from consentgate.errors import ConfigError
@@ -265,20 +265,24 @@ def _convert(document: Document, values: Any) -> Config:
 
 def _check(config: Config, document: Document) -> Config:
     """Refuse what is well formed and yet cannot work."""
+    paths = [str(problem) for problem in _unusable_paths(config, document)]
     problems = []
     if not config.content.key_is_subject and config.consent.scope == "partition":
         problems.append("content.key_is_subject: false needs consent.scope: global")
     topics = msgspec.structs.astuple(config.topics)
     if len(set(topics)) < len(topics):
         problems.append("topics: each of them must have a name of its own")
-    try:
-        content_decoder(config.content.fields, config.limits.max_depth)
-    except ValueError as error:
-        problems.append(str(error))
     if config.keys.pseudonym:
         problems.append("keys.pseudonym: this version does not pseudonymize")
     if config.snapshot is not None:
         problems.append("snapshot: this version keeps no snapshots")
-    if problems:
-        raise ConfigError("\n".join(f"{document.file}: {problem}" for problem in problems))
+    if paths or problems:
+        raise ConfigError("\n".join([*paths, *(f"{document.file}: {each}" for each in problems)]))
     return config
+
+
+def _unusable_paths(config: Config, document: Document) -> Iterator[Problem]:
+    """A problem for each field of a record that cannot be where its path says."""
+    for section, fields in (("content", config.content.fields), ("consent", config.consent.fields)):
+        for name, problem in path_problems(fields).items():
+            yield document.problem((section, "fields", name), problem)

@@ -1,5 +1,6 @@
 """The shared fixtures on the real broker: the same outcomes as in memory, record by record."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ import msgspec
 import pytest
 import structlog
 
+from consentgate.config import Config, KeysConfig
 from consentgate.core.gate import CONSENT_HEADER, SOURCE_HEADER, Output
+from consentgate.errors import ConfigError, ConsentgateError
+from consentgate.policies import load_policy
+from consentgate.tools import rehearsal
 from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.rehearsal import rehearse
 from consentgate.tools.replay import Replayed
 from consentgate.tools.replay import replay as replay_in_memory
+from harness import Probe, until
 from shared import FILES, name_of, settings_of
 
 
@@ -20,6 +26,10 @@ from shared import FILES, name_of, settings_of
 def _quiet() -> Iterator[None]:
     with structlog.testing.capture_logs():
         yield
+
+
+def servers(kafka: EmbeddedKafka) -> dict[str, Any]:
+    return {"bootstrap.servers": kafka.bootstrap_servers}
 
 
 def comparable(replayed: Replayed) -> Any:
@@ -49,10 +59,62 @@ async def test_the_broker_comes_to_what_memory_comes_to(
     shared_kafka: EmbeddedKafka, path: Path
 ) -> None:
     config, policy = settings_of(path)
-    config = msgspec.structs.replace(
-        config, kafka={"bootstrap.servers": shared_kafka.bootstrap_servers}
-    )
+    config = msgspec.structs.replace(config, kafka=servers(shared_kafka))
     in_memory = [replayed for _, replayed in replay_in_memory(config, policy, [path])]
     on_kafka = await rehearse(config, policy, path)
     assert list(map(comparable, on_kafka)) == list(map(comparable, in_memory))
     assert all(replayed.matches for replayed in on_kafka)
+
+
+def write(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+POST = {"topic": "content-events", "key": "m1", "payload": None}
+
+
+async def test_what_memory_comes_to_is_expected_on_the_broker(
+    shared_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "f.jsonl", POST, {**POST, "expect": "quarantine"}, {**POST, "key": "x"})
+    wrong = write(tmp_path / "wrong.jsonl", {**POST, "expect": "forward"})
+    config, policy = Config(kafka=servers(shared_kafka)), load_policy("opt-in")
+    found = [*await rehearse(config, policy, file), *await rehearse(config, policy, wrong)]
+    tombstone = "quarantine:tombstone"
+    assert [each.expect for each in found] == [tombstone, tombstone, tombstone, "forward"]
+    assert [each.matches for each in found] == [True, True, True, False]
+
+
+async def test_nothing_is_left_on_the_broker(
+    shared_kafka: EmbeddedKafka, probe: Probe, tmp_path: Path
+) -> None:
+    before = set(await probe.admin.list_topics())
+    config, policy = Config(kafka=servers(shared_kafka)), load_policy("opt-in")
+    await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
+    # A topic that is being deleted may be listed for a moment.
+    await until(lambda: are_gone(probe, before), "the topics of the replay are gone")
+
+
+async def are_gone(probe: Probe, before: set[str]) -> bool:
+    return not set(await probe.admin.list_topics()) - before - {"__transaction_state"}
+
+
+async def test_nothing_is_left_where_the_replay_fails(
+    shared_kafka: EmbeddedKafka, probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(await probe.admin.list_topics())
+    config, policy = Config(kafka=servers(shared_kafka)), load_policy("opt-in")
+    monkeypatch.setattr(rehearsal, "DECIDED_SECONDS_MAX", 0.0)
+    with pytest.raises(ConsentgateError, match="line 1: the worker has not decided within 0 s"):
+        await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
+    await until(lambda: are_gone(probe, before), "the topics of the replay are gone")
+
+
+async def test_a_worker_that_ends_ends_the_replay(
+    shared_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    config, policy = Config(kafka=servers(shared_kafka)), load_policy("opt-in")
+    config = msgspec.structs.replace(config, keys=KeysConfig(signing=str(tmp_path / "nowhere.pem")))
+    with pytest.raises(ConfigError, match="nowhere"):
+        await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
