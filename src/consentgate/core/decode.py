@@ -6,7 +6,7 @@ a record that is read wrongly here would forward somebody's posts.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -240,6 +240,10 @@ def _raw_at(value: bytes, path: str) -> bytes:
     return bytes(raw)
 
 
+_Names = tuple[str, ...]
+"""A dotted path, taken apart."""
+
+
 class _Unreadable(Exception):
     """Why a consent record cannot be trusted; a word for logs and metrics, never a payload."""
 
@@ -251,12 +255,13 @@ def consent_decoder(fields: ConsentFields, purpose: str, max_depth: int) -> Cons
         ValueError: if one path leads through another's field, or has an empty name in it.
     """
     _refuse_paths(fields)
+    paths = {name: tuple(path.split(".")) for name, path in asdict(fields).items()}
 
     def decode(key: bytes | None, value: bytes | None) -> tuple[ConsentState | None, str | None]:
         if value is None:
             return None, None
         try:
-            return _read_consent(key, _strict_json(value, max_depth), fields, purpose), None
+            return _read_consent(key, _strict_json(value, max_depth), paths, purpose), None
         except _Unreadable as problem:
             return UNREADABLE, str(problem)
 
@@ -292,22 +297,22 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refu
 
 
 def _read_consent(
-    key: bytes | None, document: Any, fields: ConsentFields, purpose: str
+    key: bytes | None, document: Any, paths: Mapping[str, _Names], purpose: str
 ) -> ConsentState:
-    subject = _at(document, fields.subject)
+    subject = _at(document, paths["subject"])
     if not isinstance(subject, str) or not subject:
         raise _Unreadable("no-subject")
     if key != subject.encode(errors="surrogatepass"):
         raise _Unreadable("key-is-not-subject")
     return consent_state(
-        _read_jurisdiction(_at(document, fields.jurisdiction)),
-        _read_adult(_at(document, fields.adult)),
-        _read_choice(_at(document, fields.choices, {}), purpose),
+        _read_jurisdiction(_at(document, paths["jurisdiction"])),
+        _read_adult(_at(document, paths["adult"])),
+        _read_choice(_at(document, paths["choices"], {}), purpose),
     )
 
 
-def _at(document: Any, path: str, default: Any = None) -> Any:
-    for name in path.split("."):
+def _at(document: Any, path: _Names, default: Any = None) -> Any:
+    for name in path:
         if not isinstance(document, dict):
             raise _Unreadable("wrong-type")
         if name not in document:
