@@ -1,6 +1,9 @@
 """The shared fixtures on the real broker: the same outcomes as in memory, record by record."""
 
+import asyncio
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,18 +11,21 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
+import yaml
 
 from consentgate.config import Config, KeysConfig
 from consentgate.core.gate import CONSENT_HEADER, SOURCE_HEADER, Output
-from consentgate.errors import ConfigError, ConsentgateError
+from consentgate.errors import EXIT_INTERRUPTED, ConfigError, ConsentgateError
 from consentgate.policies import load_policy
 from consentgate.tools import rehearsal
 from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.rehearsal import rehearse
 from consentgate.tools.replay import Replayed
 from consentgate.tools.replay import replay as replay_in_memory
-from harness import Probe, until
+from harness import DEADLINE_SECONDS, Probe, run_python, until
 from shared import FILES, name_of, settings_of
+
+PREFIX = "consentgate-replay-"
 
 
 @pytest.fixture(autouse=True)
@@ -89,26 +95,28 @@ async def test_what_memory_comes_to_is_expected_on_the_broker(
 async def test_nothing_is_left_on_the_broker(
     shared_kafka: EmbeddedKafka, probe: Probe, tmp_path: Path
 ) -> None:
-    before = set(await probe.admin.list_topics())
     config, policy = Config(kafka=servers(shared_kafka)), load_policy("opt-in")
     await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
     # A topic that is being deleted may be listed for a moment.
-    await until(lambda: are_gone(probe, before), "the topics of the replay are gone")
+    await until(lambda: are_gone(probe), "the topics of the replay are gone")
 
 
-async def are_gone(probe: Probe, before: set[str]) -> bool:
-    return not set(await probe.admin.list_topics()) - before - {"__transaction_state"}
+async def of_replays(probe: Probe) -> list[str]:
+    return [name for name in await probe.admin.list_topics() if name.startswith(PREFIX)]
+
+
+async def are_gone(probe: Probe) -> bool:
+    return not await of_replays(probe)
 
 
 async def test_nothing_is_left_where_the_replay_fails(
     shared_kafka: EmbeddedKafka, probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = set(await probe.admin.list_topics())
     config, policy = Config(kafka=servers(shared_kafka)), load_policy("opt-in")
     monkeypatch.setattr(rehearsal, "DECIDED_SECONDS_MAX", 0.0)
     with pytest.raises(ConsentgateError, match="line 1: the worker has not decided within 0 s"):
         await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
-    await until(lambda: are_gone(probe, before), "the topics of the replay are gone")
+    await until(lambda: are_gone(probe), "the topics of the replay are gone")
 
 
 async def test_a_worker_that_ends_ends_the_replay(
@@ -118,3 +126,48 @@ async def test_a_worker_that_ends_ends_the_replay(
     config = msgspec.structs.replace(config, keys=KeysConfig(signing=str(tmp_path / "nowhere.pem")))
     with pytest.raises(ConfigError, match="nowhere"):
         await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
+
+
+@pytest.mark.parametrize("option", ["--kafka", "--configured-kafka"])
+async def test_the_command_runs_on_an_embedded_kafka_or_on_the_configured_one(
+    shared_kafka: EmbeddedKafka, tmp_path: Path, option: str
+) -> None:
+    config = tmp_path / "consentgate.yaml"
+    config.write_text(yaml.safe_dump({"kafka": servers(shared_kafka), "policy": "opt-in"}))
+    file = write(tmp_path / "f.jsonl", {**POST, "expect": "quarantine"}, {**POST, "key": None})
+    command = ("-m", "consentgate", "replay", "-c", str(config), option, "--format", "json")
+    exit_code, out, errors = await run_python(*command, str(file))
+    assert exit_code == 0, errors
+    outcome = {"outcome": "quarantine", "reason": "tombstone", "record": None}
+    *lines, summary = map(json.loads, out.splitlines())
+    assert lines == [{"line": 1, **outcome}, {"line": 2, **outcome}]
+    assert summary["summary"]["quarantine"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_replay_leaves_nothing(
+    shared_kafka: EmbeddedKafka, probe: Probe, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = tmp_path / "consentgate.yaml"
+    config.write_text(yaml.safe_dump({"kafka": servers(shared_kafka), "policy": "opt-in"}))
+    consent = {"topic": "consent-state", "key": "m1", "payload": None}
+    file = write(tmp_path / "f.jsonl", *[consent, POST] * 5_000)
+    command = ("-m", "consentgate", "replay", "-c", str(config), "--configured-kafka", str(file))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+
+    async def is_under_way() -> bool:
+        content = [topic for topic in await of_replays(probe) if topic.endswith("-content")]
+        return bool(content) and (await probe.ends(content[0], 1)).high[0] > 2
+
+    try:
+        await until(is_under_way, "the replay is under way")
+        process.send_signal(number)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == EXIT_INTERRUPTED, output
+    await until(lambda: are_gone(probe), "the topics of the replay are gone")

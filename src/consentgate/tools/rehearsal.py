@@ -38,7 +38,7 @@ BROKER_SECONDS_MAX = 60.0
 """How long the first answer of a broker is awaited."""
 
 DECIDED_SECONDS_MAX = 60.0
-"""How long the worker may take for content that has been appended."""
+"""How long the worker may take for the next content that has been appended."""
 
 _ANY_RECORD = {
     # What a limit or the clock refuses is for the worker to see, not for the broker.
@@ -74,7 +74,8 @@ async def rehearse(config: Config, policy: Policy, path: Path) -> list[Replayed]
         FixtureError: if a line cannot be read or has no place in a replay.
         ConfigError: if the cluster refuses the topics or what is appended.
         BrokerUnavailable: if no broker answers.
-        ConsentgateError: if the worker ends or does not get through, or topics are left over.
+        ConsentgateError: if the worker fails or does not get through, or topics are left over.
+        KeyboardInterrupt: after a SIGINT or SIGTERM, when everything has been put away.
     """
     memory = Replay(config, policy)
     fed = [(line, memory.feed(line)) for line in read_fixture(path)]
@@ -84,18 +85,24 @@ async def rehearse(config: Config, policy: Policy, path: Path) -> list[Replayed]
     async with _topics(own, settings):
         clock = Clock()
         worker = Worker(own, policy, clock=lambda: Moment(clock.now_ms, read_clock().monotonic_ms))
-        working = asyncio.create_task(worker.run())
+        working = asyncio.create_task(_work(worker))
         feeding = asyncio.create_task(_feed(own, settings, clock, lines))
         try:
             await asyncio.wait((working, feeding), return_when=asyncio.FIRST_COMPLETED)
             if feeding.done():
                 return feeding.result()
             working.result()
-            raise ConsentgateError("the worker was stopped before it had got through")
+            raise KeyboardInterrupt
         finally:
             feeding.cancel()
             worker.end()
             await asyncio.wait((working, feeding))
+
+
+async def _work(worker: Worker) -> None:
+    # An interruption that leaves a task breaks the event loop off, and so what puts away.
+    with contextlib.suppress(KeyboardInterrupt):
+        await worker.run()
 
 
 def _with_own_names(config: Config) -> Config:
@@ -190,21 +197,25 @@ class _Outputs:
     quarantine: AsyncIterator[Any]
 
     async def decided(self, expected: Sequence[Replayed], first: int) -> list[Replayed]:
-        """The outcomes of the next content records, the first of which has this offset."""
+        """The outcomes of the next content records, the first of which has this offset.
+
+        Raises:
+            ConsentgateError: if nothing is committed for too long.
+        """
+        by_offset: dict[int, tuple[LedgerRecord, Reason]] = {}
         try:
-            async with asyncio.timeout(DECIDED_SECONDS_MAX):
-                by_offset: dict[int, tuple[LedgerRecord, Reason]] = {}
-                while len(by_offset) < len(expected):
+            while len(by_offset) < len(expected):
+                async with asyncio.timeout(DECIDED_SECONDS_MAX):
                     by_offset |= await self._next_entry()
-                return [
-                    await self._outcome(replayed, offset, *by_offset[offset])
-                    for offset, replayed in enumerate(expected, start=first)
-                ]
         except TimeoutError:
             raise ConsentgateError(
-                f"line {expected[0].line}: the worker has not decided within "
+                f"line {expected[len(by_offset)].line}: the worker has not decided within "
                 f"{DECIDED_SECONDS_MAX:.0f} s; its log says why"
             ) from None
+        return [
+            await self._outcome(replayed, offset, *by_offset[offset])
+            for offset, replayed in enumerate(expected, start=first)
+        ]
 
     async def _next_entry(self) -> dict[int, tuple[LedgerRecord, Reason]]:
         entry = read_entry((await anext(self.decisions)).value)
