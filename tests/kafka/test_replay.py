@@ -16,6 +16,8 @@ import yaml
 from consentgate.config import Config, KeysConfig
 from consentgate.core.gate import CONSENT_HEADER, SOURCE_HEADER, Output
 from consentgate.errors import EXIT_INTERRUPTED, ConfigError, ConsentgateError
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.tools import rehearsal
 from consentgate.tools.broker import EmbeddedKafka
@@ -117,6 +119,17 @@ async def test_nothing_is_left_where_the_replay_fails(
     with pytest.raises(ConsentgateError, match="line 1: the worker has not decided within 0 s"):
         await rehearse(config, policy, write(tmp_path / "f.jsonl", POST))
     await until(lambda: are_gone(probe), "the topics of the replay are gone")
+
+
+async def test_a_topic_that_never_was_is_not_left(
+    shared_kafka: EmbeddedKafka,
+) -> None:
+    cluster = Cluster(kafka_settings(servers(shared_kafka)))
+    await cluster.start(DEADLINE_SECONDS)
+    try:
+        assert await cluster.delete([f"{PREFIX}never-was"]) == []
+    finally:
+        await cluster.stop()
 
 
 async def test_a_worker_that_ends_ends_the_replay(

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.core.ledger import Bookmark
@@ -124,9 +129,10 @@ class Cluster:
         return True
 
     async def delete(self, topics: Iterable[str]) -> list[str]:
-        """Delete topics; the names of those that the cluster did not delete."""
+        """Delete topics; the names of those that are there and that the cluster did not delete."""
         response = await self._admin.delete_topics(list(topics))
-        return [name for name, error_code, *_ in response.topic_error_codes if error_code]
+        gone = (0, UnknownTopicOrPartitionError.errno)
+        return [name for name, code, *_ in response.topic_error_codes if code not in gone]
 
     async def bookmarks(
         self, group: str, topic: str, partitions: Iterable[int]

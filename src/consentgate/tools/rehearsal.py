@@ -21,7 +21,7 @@ from consentgate.core.ledger import LedgerRecord, read_codes, read_entry
 from consentgate.core.model import Reason, Verdict
 from consentgate.core.partition import Moment
 from consentgate.core.policy import Policy
-from consentgate.errors import ConsentgateError
+from consentgate.errors import ConfigError, ConsentgateError
 from consentgate.kafka.appender import Appender
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import UNANSWERED, Cluster, TopicPlan
@@ -121,8 +121,13 @@ async def _topics(config: Config, settings: KafkaSettings) -> AsyncIterator[None
     created: list[str] = []
     try:
         for plan in _plans(config):
+            # First, because a creation without an answer may have been one.
             created.append(plan.name)
-            await cluster.create(plan, None)
+            try:
+                await cluster.create(plan, None)
+            except ConfigError:
+                created.remove(plan.name)
+                raise
         yield
     finally:
         try:
