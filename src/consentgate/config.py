@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from consentgate.core.decide import Limits
-from consentgate.core.decode import ConsentFields, ContentFields, content_decoder
+from consentgate.core.decode import ConsentFields, ContentFields, path_problems
 from consentgate.core.document import Document, Problem, Value, key_text, nearest, parse_document
 from consentgate.core.document import Path as KeyPath
 from consentgate.errors import ConfigError
@@ -294,6 +294,7 @@ def _convert(document: Document, values: Any) -> Config:
 
 def _check(config: Config, document: Document) -> Config:
     """Refuse what is well formed and yet cannot work."""
+    paths = [str(problem) for problem in _unusable_paths(config, document)]
     problems = []
     if not config.content.key_is_subject and config.consent.scope == "partition":
         problems.append("content.key_is_subject: false needs consent.scope: global")
@@ -301,14 +302,10 @@ def _check(config: Config, document: Document) -> Config:
     if len(set(topics)) < len(topics):
         problems.append("topics: each of them must have a name of its own")
     problems += _declared_problems(config.declared, topics)
-    try:
-        content_decoder(config.content.fields, config.limits.max_depth)
-    except ValueError as error:
-        problems.append(str(error))
     if config.snapshot is not None:
         problems.append("snapshot: this version keeps no snapshots")
-    if problems:
-        raise ConfigError("\n".join(f"{document.file}: {problem}" for problem in problems))
+    if paths or problems:
+        raise ConfigError("\n".join([*paths, *(f"{document.file}: {each}" for each in problems)]))
     return config
 
 
@@ -321,3 +318,10 @@ def _declared_problems(
         for name, value in settings.items():
             if name.endswith((".ms", ".bytes")) and not re.fullmatch(r"-?[0-9]{1,19}", str(value)):
                 yield f"declared.{topic}.{name}: must be an integer"
+
+
+def _unusable_paths(config: Config, document: Document) -> Iterator[Problem]:
+    """A problem for each field of a record that cannot be where its path says."""
+    for section, fields in (("content", config.content.fields), ("consent", config.consent.fields)):
+        for name, problem in path_problems(fields).items():
+            yield document.problem((section, "fields", name), problem)

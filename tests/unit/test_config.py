@@ -211,18 +211,52 @@ def test_a_wrong_type_is_refused_with_its_line(file: Path, text: str, message: s
             "topics: {training: content-events}",
             "topics: each of them must have a name of its own",
         ),
-        (
-            "content: {fields: {id: subject}}",
-            "content.fields: the path 'subject' meets another field's path",
-        ),
-        (
-            "content: {fields: {id: ''}}",
-            "content.fields: the path '' has an empty name in it",
-        ),
     ],
 )
 def test_what_this_version_cannot_do_is_refused(file: Path, text: str, message: str) -> None:
     assert refused(file, text) == f"consentgate.yaml: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        (
+            "group: g\ncontent:\n  fields:\n    id: ''\n",
+            ["4: content.fields.id: the path '' has an empty name in it"],
+        ),
+        (
+            "consent:\n  fields:\n    adult: person..adult\n",
+            ["3: consent.fields.adult: the path 'person..adult' has an empty name in it"],
+        ),
+        (
+            "content:\n  fields:\n    id: subject\n",
+            [
+                "3: content.fields.id: the path 'subject' meets another field's path, 'subject' "
+                "(subject)",
+                "2: content.fields.subject: the path 'subject' meets another field's path, "
+                "'subject' (id)",
+            ],
+        ),
+        (
+            "consent:\n  fields:\n    subject: data\n    choices: data.choices\n",
+            [
+                "3: consent.fields.subject: the path 'data' meets another field's path, "
+                "'data.choices' (choices)",
+                "4: consent.fields.choices: the path 'data.choices' meets another field's path, "
+                "'data' (subject)",
+            ],
+        ),
+    ],
+)
+def test_a_field_that_cannot_be_there_is_refused_by_its_line_and_key(
+    file: Path, text: str, messages: list[str]
+) -> None:
+    assert refused(file, text).splitlines() == [f"consentgate.yaml:{each}" for each in messages]
+
+
+def test_the_body_may_hold_other_fields(file: Path) -> None:
+    text = "content: {fields: {body: data, subject: data.author.id}}"
+    assert load(file, text).content.fields.subject == "data.author.id"
 
 
 def test_everything_that_cannot_work_is_told_at_once(file: Path) -> None:

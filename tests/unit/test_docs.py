@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from consentgate.cli import app
 from consentgate.config import DECLARED_SETTINGS, KAFKA_SETTINGS, Config, load_config
@@ -17,6 +20,7 @@ from consentgate.core.decide import Limits
 from consentgate.core.ledger import GENESIS, BatchFacts, Chain, LedgerRecord, write_entry
 from consentgate.core.model import Reason, decision
 from consentgate.core.policyfile import parse_policy
+from consentgate.errors import EXIT_FOUND
 from consentgate.kafka.guards import (
     ENVELOPE_BYTES,
     judged_settings,
@@ -24,6 +28,7 @@ from consentgate.kafka.guards import (
     with_declared,
 )
 from consentgate.policies import preset_names
+from consentgate.pytest_plugin import pytest_addoption
 from consentgate.service.metricsdoc import metrics_page
 from consentgate.tools.fixtures import read_fixture
 from consentgate.tools.replay import replay
@@ -171,6 +176,78 @@ def test_the_examples_of_records_are_read_as_described(tmp_path: Path) -> None:
     outcomes = [outcome for _, outcome in replay(Config(), policy, [path])]
     assert len(outcomes) == 2
     assert all(outcome.matches for outcome in outcomes)
+
+
+@pytest.fixture
+def pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The fixture of the page on testing, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "pause.jsonl"
+    path.write_text(blocks_of("docs/testing.md", "json")[0], encoding="utf-8")
+    return path
+
+
+def test_the_page_on_testing_shows_what_a_replay_prints(pause: Path) -> None:
+    shown, *_ = blocks_of("docs/testing.md", "text")
+    done = CliRunner().invoke(
+        app, ["replay", "--policy", "linkedin", "--quiet", pause.name], env={"COLUMNS": "200"}
+    )
+    assert (done.exit_code, done.stdout) == (EXIT_FOUND, shown)
+
+
+def test_the_page_on_testing_updates_its_fixture(pause: Path) -> None:
+    arguments = ["replay", "--policy", "linkedin", pause.name]
+    assert CliRunner().invoke(app, [*arguments, "--update"]).exit_code == 0
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+
+
+def test_the_page_on_testing_configures_the_plugin(pause: Path) -> None:
+    (ini,) = blocks_of("docs/testing.md", "ini")
+    Path("pytest.ini").write_text(ini)
+    pause.rename("pause.consent.jsonl")
+    command = [sys.executable, "-m", "pytest", "-p", "no:asyncio", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "1 failed, 1 passed" in done.stdout
+    assert "pause.consent.jsonl:6: withhold:jurisdiction-suspended (GB), but" in done.stdout
+
+
+def test_the_page_on_testing_has_every_setting_of_the_plugin() -> None:
+    settings: list[str] = []
+
+    class Parser:
+        def addini(self, name: str, *_: Any, **__: Any) -> None:
+            settings.append(name)
+
+    pytest_addoption(Parser())  # type: ignore[arg-type]
+    assert set(rows_of("docs/testing.md", "setting")) == set(settings)
+
+
+def test_the_example_of_the_enforcer_runs() -> None:
+    (block,) = blocks_of("docs/testing.md", "python")
+    assert block.count("assert ") == 7
+    exec(block, {})
+
+
+def test_the_configuration_of_a_nested_shape_loads(tmp_path: Path) -> None:
+    (block,) = blocks_of("docs/testing.md", "yaml")
+    path = tmp_path / "consentgate.yaml"
+    path.write_text(block, encoding="utf-8")
+    assert load_config(str(path), {}).content.fields.subject == "data.author.id"
+
+
+def test_every_command_on_the_page_on_testing_has_these_options() -> None:
+    replay_options = {
+        option
+        for parameter in get_command(app).commands["replay"].params
+        for option in parameter.opts
+    }
+    used = {
+        option
+        for block in blocks_of("docs/testing.md", "sh")
+        for option in re.findall(r"(?<= )--?[a-z-]+", block)
+    }
+    assert used
+    assert used <= replay_options
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ PolicyOption = Annotated[
     str | None,
     typer.Option("--policy", help="A preset's name or a path; else the configuration's policy."),
 ]
-FixtureFiles = Annotated[list[Path], typer.Argument(help="Fixture files, JSON lines.")]
+FixtureFiles = Annotated[
+    list[Path],
+    typer.Argument(help="Fixture files, JSON lines; or directories, for all *.jsonl below."),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the results.")]
 
 

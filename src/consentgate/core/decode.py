@@ -6,8 +6,8 @@ a record that is read wrongly here would forward somebody's posts.
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, NoReturn
@@ -95,12 +95,41 @@ def nested_too_deep(value: bytes, max_depth: int) -> bool:
     return False
 
 
+def path_problems(fields: ContentFields | ConsentFields) -> dict[str, str]:
+    """Why some fields cannot be where their paths say, by the field's name.
+
+    What a path comes to in a record is not known here: one that leads nowhere is a missing field.
+    """
+    paths: dict[str, str] = asdict(fields)
+    problems = {}
+    for name, path in paths.items():
+        others = {other for other in paths if other != name and _meet(path, paths[other])}
+        # This version does not look into the body, which may well hold other fields.
+        met = min(others - {"body"}, default=None)
+        if "" in path.split("."):
+            problems[name] = f"the path {path!r} has an empty name in it"
+        elif met is not None and name != "body":
+            problems[name] = f"the path {path!r} meets another field's path, {paths[met]!r} ({met})"
+    return problems
+
+
+def _meet(path: str, other: str) -> bool:
+    """Whether the paths are the same, or one leads through the other's field."""
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+
+
+def _refuse_paths(fields: ContentFields | ConsentFields) -> None:
+    for name, problem in path_problems(fields).items():
+        raise ValueError(f"{name}: {problem}")
+
+
 def content_decoder(fields: ContentFields, max_depth: int) -> ContentDecoder:
     """A decoder of content events that keep their fields at these paths.
 
     Raises:
         ValueError: if one path leads through another's field, or has an empty name in it.
     """
+    _refuse_paths(fields)
     paths = {name: getattr(fields, name) for name in _CONTENT_TYPES}
     decode_struct = msgspec.json.Decoder(_struct_of(paths)).decode
     pick = attrgetter(*(".".join(map(_attribute, path.split("."))) for path in paths.values()))
@@ -168,21 +197,11 @@ def _struct_of(paths: dict[str, str]) -> Any:
     tree: dict[str, Any] = {}
     for name, path in paths.items():
         *parents, leaf = path.split(".")
-        if "" in (*parents, leaf):
-            raise ValueError(f"content.fields: the path {path!r} has an empty name in it")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                _refuse_path(path)
-        if leaf in node:
-            _refuse_path(path)
         node[leaf] = _CONTENT_TYPES[name]
     return _define(tree)
-
-
-def _refuse_path(path: str) -> NoReturn:
-    raise ValueError(f"content.fields: the path {path!r} meets another field's path")
 
 
 def _define(tree: dict[str, Any]) -> Any:
@@ -221,18 +240,28 @@ def _raw_at(value: bytes, path: str) -> bytes:
     return bytes(raw)
 
 
+_Names = tuple[str, ...]
+"""A dotted path, taken apart."""
+
+
 class _Unreadable(Exception):
     """Why a consent record cannot be trusted; a word for logs and metrics, never a payload."""
 
 
 def consent_decoder(fields: ConsentFields, purpose: str, max_depth: int) -> ConsentDecoder:
-    """A decoder of consent records that keeps only what `purpose` needs."""
+    """A decoder of consent records that keeps only what `purpose` needs.
+
+    Raises:
+        ValueError: if one path leads through another's field, or has an empty name in it.
+    """
+    _refuse_paths(fields)
+    paths = {name: tuple(path.split(".")) for name, path in asdict(fields).items()}
 
     def decode(key: bytes | None, value: bytes | None) -> tuple[ConsentState | None, str | None]:
         if value is None:
             return None, None
         try:
-            return _read_consent(key, _strict_json(value, max_depth), fields, purpose), None
+            return _read_consent(key, _strict_json(value, max_depth), paths, purpose), None
         except _Unreadable as problem:
             return UNREADABLE, str(problem)
 
@@ -268,22 +297,22 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refu
 
 
 def _read_consent(
-    key: bytes | None, document: Any, fields: ConsentFields, purpose: str
+    key: bytes | None, document: Any, paths: Mapping[str, _Names], purpose: str
 ) -> ConsentState:
-    subject = _at(document, fields.subject)
+    subject = _at(document, paths["subject"])
     if not isinstance(subject, str) or not subject:
         raise _Unreadable("no-subject")
     if key != subject.encode(errors="surrogatepass"):
         raise _Unreadable("key-is-not-subject")
     return consent_state(
-        _read_jurisdiction(_at(document, fields.jurisdiction)),
-        _read_adult(_at(document, fields.adult)),
-        _read_choice(_at(document, fields.choices, {}), purpose),
+        _read_jurisdiction(_at(document, paths["jurisdiction"])),
+        _read_adult(_at(document, paths["adult"])),
+        _read_choice(_at(document, paths["choices"], {}), purpose),
     )
 
 
-def _at(document: Any, path: str, default: Any = None) -> Any:
-    for name in path.split("."):
+def _at(document: Any, path: _Names, default: Any = None) -> Any:
+    for name in path:
         if not isinstance(document, dict):
             raise _Unreadable("wrong-type")
         if name not in document:

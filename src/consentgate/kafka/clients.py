@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from consentgate.core.partition import Moment
 from consentgate.core.transform import Work
+from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
@@ -25,3 +27,4 @@ class Clients:
     cluster: Cluster
     consent_gap_ms_max: int | None  # how old an unread consent record may be; None: any age
     transform: Transform
+    clock: Callable[[], Moment] = read_clock  # of the decisions; all else goes by the machine's

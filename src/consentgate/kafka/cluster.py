@@ -13,6 +13,7 @@ from aiokafka.errors import (
     KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.structs import OffsetAndMetadata
@@ -132,6 +133,12 @@ class Cluster:
                 detail = next((text for text in message if text), error.__name__)
                 raise ConfigError(f"the topic {name} could not be created: {detail}")
         return True
+
+    async def delete(self, topics: Iterable[str]) -> list[str]:
+        """Delete topics; the names of those that are there and that the cluster did not delete."""
+        response = await self._admin.delete_topics(list(topics))
+        gone = (0, UnknownTopicOrPartitionError.errno)
+        return [name for name, code, *_ in response.topic_error_codes if code not in gone]
 
     async def bookmarks(
         self, group: str, topic: str, partitions: Iterable[int]

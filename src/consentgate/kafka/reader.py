@@ -1,6 +1,6 @@
 """Reading ranges and whole topics, committed records only, for what looks back."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -34,6 +34,23 @@ async def read_topic(
         async with open_cursor(settings, topic, partition) as cursor:
             while (record := await cursor.next()) is not None:
                 yield partition, record
+
+
+async def follow_topic(settings: KafkaSettings, topic: str) -> AsyncGenerator[Any, None]:
+    """Every record of partition 0, each as soon as it is committed; never ends by itself."""
+    place = TopicPartition(topic, 0)
+    async with AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        **settings.client,
+        **settings.consumer,
+    ) as consumer:
+        consumer.assign([place])
+        consumer.seek(place, 0)
+        while True:
+            yield await consumer.getone(place)
 
 
 async def count_offsets(settings: KafkaSettings, topic: str, partitions: Iterable[int]) -> int:

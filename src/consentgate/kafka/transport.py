@@ -32,7 +32,6 @@ from consentgate.core.partition import (
 )
 from consentgate.errors import ConsentgateError
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.clock import read_clock
 from consentgate.kafka.consent import ConsentTableLost
 from consentgate.kafka.position import read_position
 from consentgate.kafka.sink import TransactionalSink
@@ -95,7 +94,7 @@ class KafkaTransport(Transport):
         partition = self._chain.partition
         match step:
             case ReadClock():
-                return read_clock()
+                return self._clients.clock()
             case Fetch(first, records_max, wait_ms):
                 return await self._source.fetch(partition, first, records_max, wait_ms)
             case ReadHighWatermarks():

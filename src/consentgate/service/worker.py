@@ -17,12 +17,21 @@ from consentgate.config import Config
 from consentgate.core.decode import consent_decoder, content_decoder
 from consentgate.core.gate import Gate
 from consentgate.core.ledger import Chain
-from consentgate.core.partition import Aborted, Committed, Event, Ready, Recycled, Stalled
+from consentgate.core.partition import (
+    Aborted,
+    Committed,
+    Event,
+    Moment,
+    Ready,
+    Recycled,
+    Stalled,
+)
 from consentgate.core.policy import Policy
 from consentgate.engines import equip
 from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
+from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import UNANSWERED, Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
@@ -65,8 +74,19 @@ class Summary(msgspec.Struct, frozen=True):
 class Worker:
     """One process of the service. Made inside the event loop that it runs in."""
 
-    def __init__(self, config: Config, policy: Policy, *, accept_consent_gap: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        *,
+        accept_consent_gap: bool = False,
+        clock: Callable[[], Moment] = read_clock,
+    ) -> None:
+        """`clock` tells the moment of a decision. Whether the machine's agrees with the brokers',
+        and how old anything in the topics is, goes by the machine's own in any case.
+        """
         self._config = config
+        self._clock = clock
         self._accept_consent_gap = accept_consent_gap
         signing = config.keys.signing
         self._sign = None if signing is None else load_signer(signing)
@@ -235,6 +255,7 @@ class Worker:
                 self._cluster,
                 None if self._accept_consent_gap else layout.consent_keeps_ms // 2,
                 self._pool.transform,
+                self._clock,
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),

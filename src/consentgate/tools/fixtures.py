@@ -3,7 +3,11 @@
 import base64
 import binascii
 import json
-from collections.abc import Iterator
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 from consentgate.core.decode import epoch_ms
 from consentgate.core.model import Reason, Verdict
 from consentgate.errors import FixtureError
+from consentgate.testing import payload_bytes
 
 _KNOWN = frozenset(
     ("topic", "key", "ts", "tstype", "broker", "headers", "payload", "payload_base64")
@@ -40,6 +45,21 @@ class ClockLine:
     now_ms: int
 
 
+def find_fixtures(paths: Iterable[Path]) -> list[Path]:
+    """The files among the paths, and of each directory all `*.jsonl` below it, sorted.
+
+    Raises:
+        FixtureError: if there is none below a directory.
+    """
+    found = []
+    for path in paths:
+        below = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+        if not below:
+            raise FixtureError(f"{path}: there is no *.jsonl below this directory")
+        found += below
+    return found
+
+
 def read_fixture(path: Path) -> Iterator[FixtureRecord | ClockLine]:
     """The lines of a fixture file; blank lines and lines that begin with `#` are passed over.
 
@@ -56,6 +76,71 @@ def read_fixture(path: Path) -> Iterator[FixtureRecord | ClockLine]:
                         raise FixtureError(f"{path}:{number}: {problem}") from None
     except OSError as error:
         raise FixtureError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def write_expectations(path: Path, expect: Mapping[int, str]) -> None:
+    """Set the `expect` of content lines, by line number; every other byte stays as it is.
+
+    The file is replaced by a new one in one step, or not at all.
+
+    Raises:
+        FixtureError: if it cannot be read or written.
+    """
+    if not expect:
+        return
+    path = path.resolve()  # A link stays one.
+    try:
+        with path.open("rb") as file:
+            lines = file.readlines()
+        for number, outcome in expect.items():
+            lines[number - 1] = _with_expectation(lines[number - 1], outcome)
+        _replace(path, b"".join(lines))
+    except OSError as error:
+        raise FixtureError(f"{path}: cannot be updated: {error.strerror}") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            shutil.copymode(path, file.name)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def _with_expectation(line: bytes, outcome: str) -> bytes:
+    """The line, a JSON object with members, with this expectation and else as it was."""
+    text = line.decode(errors="surrogatepass")
+    decode = json.JSONDecoder().raw_decode
+    at = text.index("{")
+    replaced = None
+    gap = " "
+    while text[at] != "}":
+        key, at = decode(text, _after_space(text, at + 1))
+        colon = _after_space(text, at)
+        start = _after_space(text, colon + 1)
+        gap = text[colon + 1 : start]
+        _, end = decode(text, start)
+        if key == "expect":
+            replaced = (start, end)
+        at = _after_space(text, end)
+    # Of a repeated key the last one counts.
+    start, end = replaced or (end, end)
+    member = f'"{outcome}"' if replaced else f',{gap}"expect":{gap}"{outcome}"'
+    return (text[:start] + member + text[end:]).encode(errors="surrogatepass")
+
+
+def _after_space(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    assert space is not None, "it matches nothing, too"
+    return space.end()
 
 
 class _Malformed(Exception):
@@ -75,7 +160,10 @@ def _parse(number: int, text: bytes) -> FixtureRecord | ClockLine:
     if unknown:
         raise _Malformed(f"unknown key {unknown[0]!r}")
     if "now" in line:
-        return ClockLine(number, _time(line["now"], "now"))
+        clock = ClockLine(number, _time(line["now"], "now"))
+        if len(line) > 1:
+            raise _Malformed('"now" must stand in a line of its own')
+        return clock
     if not isinstance(line.get("topic"), str):
         raise _Malformed('"topic" is missing or is not a string')
     return FixtureRecord(
@@ -104,19 +192,16 @@ def _time(value: Any, name: str) -> int:
 
 
 def _text(value: Any, name: str) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
+    if value is not None and not isinstance(value, str):
         raise _Malformed(f'"{name}" must be a string or null')
-    return _bytes(value, name)
-
-
-def _bytes(text: str, name: str) -> bytes:
-    # kcat prints bytes that are no UTF-8 as lone surrogates or replaces them; keep what can be.
     try:
-        return text.encode(errors="surrogateescape")
+        return payload_bytes(value)
     except UnicodeEncodeError:
-        raise _Malformed(f'"{name}" has half of a surrogate pair, which no bytes mean') from None
+        raise _half_a_pair(name) from None
+
+
+def _half_a_pair(name: str) -> _Malformed:
+    return _Malformed(f'"{name}" has half of a surrogate pair, which no bytes mean')
 
 
 def _payload(line: dict[str, Any]) -> bytes | None:
@@ -125,13 +210,10 @@ def _payload(line: dict[str, Any]) -> bytes | None:
             return base64.b64decode(line["payload_base64"], validate=True)
         except (binascii.Error, TypeError, ValueError):
             raise _Malformed('"payload_base64" is not base64') from None
-    payload = line.get("payload")
-    if payload is None:
-        return None
-    text = payload
-    if not isinstance(payload, str):
-        text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
-    return _bytes(text, "payload")
+    try:
+        return payload_bytes(line.get("payload"))
+    except UnicodeEncodeError:
+        raise _half_a_pair("payload") from None
 
 
 def _headers(flat: Any) -> list[tuple[str, bytes | None]]:

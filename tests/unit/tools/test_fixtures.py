@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from consentgate.core.model import Reason
 from consentgate.errors import EXIT_CONFIG, FixtureError
-from consentgate.tools.fixtures import ClockLine, FixtureRecord, read_fixture
+from consentgate.tools.fixtures import (
+    ClockLine,
+    FixtureRecord,
+    find_fixtures,
+    read_fixture,
+    write_expectations,
+)
 
 KCAT = (
     '{"topic":"content-events","partition":2,"offset":17,"tstype":"create","ts":1726826400000,'
@@ -256,3 +262,101 @@ def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
         list(read_fixture(file))
     with pytest.raises(FixtureError, match="cannot be read: Is a directory"):
         list(read_fixture(file.parent))
+
+
+# Directories, and expectations that are written.
+
+
+def test_a_directory_stands_for_all_fixtures_below_it(tmp_path: Path) -> None:
+    (tmp_path / "b" / "empty").mkdir(parents=True)
+    paths = [tmp_path / name for name in ("a.jsonl", "b/c.jsonl", "z.jsonl")]
+    for path in (*paths, tmp_path / "b" / "other.json"):
+        path.touch()
+    assert find_fixtures([tmp_path]) == paths
+    assert find_fixtures([paths[2], tmp_path / "b"]) == [paths[2], paths[1]]
+    assert find_fixtures([tmp_path / "b" / "other.json"]) == [tmp_path / "b" / "other.json"]
+    with pytest.raises(FixtureError, match=r"empty: there is no \*.jsonl below"):
+        find_fixtures([tmp_path / "b" / "empty"])
+
+
+FORWARD, MINOR = "forward:opted-in", "withhold:minor"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '{"topic": "t", "payload": {"a": 1}}',
+            '{"topic": "t", "payload": {"a": 1}, "expect": ""}',
+        ),
+        ('{"topic":"t","payload":[ ] } ', '{"topic":"t","payload":[ ],"expect":"" } '),
+        ('{"topic": "t", "expect" : "forward", "ts": 5}', '{"topic": "t", "expect" : "", "ts": 5}'),
+        ('  {"expect":"forward","topic":"t"}\r', '  {"expect":"","topic":"t"}\r'),
+        (
+            '{"topic": "t", "payload": {"expect": "x"}, "key": "\\"expect\\": \\u00e9 é 😀"}',
+            '{"topic": "t", "payload": {"expect": "x"}, "key": "\\"expect\\": \\u00e9 é 😀", '
+            '"expect": ""}',
+        ),
+        ('{"expect":null,"topic":"t","expect":"x"}', '{"expect":null,"topic":"t","expect":""}'),
+        (
+            '{"topic": "t", "ts": 1.50e3, "key": null}',
+            '{"topic": "t", "ts": 1.50e3, "key": null, "expect": ""}',
+        ),
+    ],
+)
+def test_an_expectation_is_written_and_every_other_byte_stays(
+    file: Path, before: str, after: str
+) -> None:
+    around = ("# A comment\r\n\n", '\n{"now": 5}\nnot even JSON')
+    file.write_bytes((around[0] + before + around[1]).encode())
+    write_expectations(file, {3: MINOR})
+    wanted = after.replace('"expect":""', f'"expect":"{MINOR}"')
+    wanted = wanted.replace('"expect": ""', f'"expect": "{MINOR}"')
+    wanted = wanted.replace('"expect" : ""', f'"expect" : "{MINOR}"')
+    assert file.read_bytes() == (around[0] + wanted + around[1]).encode()
+
+
+def test_bytes_that_json_takes_and_utf_8_does_not_stay(file: Path) -> None:
+    line = b'{"topic": "t", "payload": "\xed\xa0\x80"}'
+    file.write_bytes(line)
+    write_expectations(file, {1: FORWARD})
+    assert file.read_bytes() == line[:-1] + b', "expect": "forward:opted-in"}'
+
+
+def test_an_update_replaces_the_file_or_leaves_it(tmp_path: Path, file: Path) -> None:
+    file.write_text('{"topic": "t"}\n')
+    file.chmod(0o640)
+    with file.open("rb") as opened:
+        write_expectations(file, {1: FORWARD})
+        # Whoever has it open still reads the old one, whole.
+        assert opened.read() == b'{"topic": "t"}\n'
+    assert file.read_text() == '{"topic": "t", "expect": "forward:opted-in"}\n'
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_update_of_a_link_updates_what_it_leads_to(tmp_path: Path, file: Path) -> None:
+    file.write_text('{"topic": "t"}')
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(file)
+    write_expectations(link, {1: FORWARD})
+    assert link.is_symlink()
+    assert "expect" in file.read_text()
+
+
+def test_nothing_is_written_where_nothing_changes(file: Path) -> None:
+    file.write_text('{"topic": "t"}')
+    inode = file.stat().st_ino
+    write_expectations(file, {})
+    assert file.stat().st_ino == inode
+
+
+def test_a_file_that_cannot_be_updated_is_told(file: Path) -> None:
+    with pytest.raises(FixtureError, match="cannot be updated: No such file"):
+        write_expectations(file, {1: FORWARD})
+
+
+def test_a_clock_stands_alone_in_its_line(file: Path) -> None:
+    assert (
+        refused(file, '{"now": 5, "expect": "forward"}') == '"now" must stand in a line of its own'
+    )

@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from consentgate.cli import app
 from consentgate.config import Config, ContentConfig, Topics
 from consentgate.core.model import Reason
 from consentgate.core.policy import Basis, Policy, Rule
 from consentgate.errors import FixtureError
 from consentgate.policies import load_policy
-from consentgate.tools.replay import Replayed, line_json, replay, summary_json
+from consentgate.tools.replay import (
+    Replayed,
+    difference,
+    line_json,
+    replay,
+    summary_json,
+    update,
+)
 
 AT_TEN = "2024-09-20T10:00:00Z"
 AT_TEN_MS = 1_726_826_400_000
@@ -231,3 +241,130 @@ def test_the_story_of_the_uk_pause_comes_out_as_it_was(file: Path) -> None:
     lines = [each for now in clock for each in (now, post(ts=None))]
     found = reasons(file, consent(None), *lines, policy=load_policy("linkedin"))
     assert found == [FREE, SUSPENDED, SUSPENDED, FREE]
+
+
+# Differences, updates, and the command.
+
+
+def test_only_content_has_an_outcome_to_expect(file: Path) -> None:
+    with pytest.raises(FixtureError, match=r'line 1: "expect" stands in a consent line'):
+        replayed(file, {**consent(None), "expect": "withhold"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "author", "rule"),
+    [
+        ([], "not in the consent topic", "no rule applies"),
+        ([{**consent(None), "payload": "{"}], "one whose consent record is unreadable", "no rule"),
+        ([consent("denied", adult=True)], "GB, an adult, denied", "line 4, opt-out"),
+        (
+            [consent(None, adult=False, jurisdiction="xx")],
+            "in no known country, a minor, no choice made",
+            "no rule applies",
+        ),
+    ],
+)
+def test_a_difference_says_when_for_whom_and_by_which_rule(
+    file: Path, lines: list[dict[str, Any]], author: str, rule: str
+) -> None:
+    policy = Policy("p", "ai-training", {}, (Rule(("*",), Basis.OPT_OUT, line=4),))
+    (found,) = replayed(file, *lines, post(expect="forward"), policy=policy)
+    first, second, third = difference(found, policy).splitlines()
+    assert first == f"{found}"
+    assert second == f"  at 2024-09-20T10:00:00.000Z the author was: {author}"
+    assert third.startswith(f"  policy {policy.reference}: {rule}")
+
+
+def test_a_difference_names_the_conditions_of_the_rule(file: Path) -> None:
+    rule = Rule(
+        ("*",),
+        Basis.OPT_OUT,
+        adults_only=True,
+        visibility=frozenset({"public"}),
+        kinds=frozenset({"post", "article"}),
+        created_from_ms=AT_TEN_MS,
+        created_until_ms=AT_TEN_MS + 1,
+        line=4,
+    )
+    policy = Policy("p", "ai-training", {}, (rule,))
+    (found,) = replayed(file, consent(None), post(expect="forward"), policy=policy)
+    assert difference(found, policy).endswith(
+        "line 4, opt-out; adults only; visibility public; kinds article, post; created from "
+        "2024-09-20T10:00:00.000Z; created until 2024-09-20T10:00:00.001Z"
+    )
+
+
+def test_a_difference_can_be_told_at_any_moment(file: Path) -> None:
+    (found,) = replayed(file, post(ts=10**18, expect="forward"))
+    assert "at 1000000000000000000 ms the author" in difference(found, OPT_OUT)
+
+
+def test_an_update_writes_what_came_out_where_something_else_is_expected(file: Path) -> None:
+    lines = (
+        consent("withdrawn"),
+        post(),
+        post(expect="forward"),
+        post(expect="withhold"),
+        post(expect="withhold:withdrawn"),
+    )
+    found = replayed(file, *lines)
+    assert [each.line for each in update(file, found)] == [2, 3]
+    after = [json.loads(line) for line in file.read_text().splitlines()]
+    expected = [line.get("expect") for line in after]
+    came_out = "withhold:withdrawn"
+    assert expected == [None, came_out, came_out, "withhold", came_out]
+    assert [{**line, "expect": None} for line in after] == [
+        {**line, "expect": None} for line in lines
+    ]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["replay", "--policy", "linkedin", *map(str, arguments)])
+
+
+def test_the_command_shows_differences_and_the_summary(file: Path) -> None:
+    replayed(file, post(), consent(None), {"now": AT_TEN}, post(expect="forward"))
+    loud, quiet = run(file), run("-q", file)
+    assert (loud.exit_code, quiet.exit_code) == (1, 1)
+    first, *rest = loud.stdout.splitlines()
+    assert first == f"{file}:1: withhold:no-consent-record (unknown)"
+    assert rest == quiet.stdout.splitlines()
+    assert rest == [
+        f"{file}:4: withhold:jurisdiction-suspended (GB), but forward was expected",
+        "  at 2024-09-20T10:00:00.000Z the author was: GB, of unknown age, no choice made",
+        "  policy linkedin@31529b625a40: line 32, suspended",
+        "0 forwarded, 2 withheld, 0 quarantined; 1 mismatches",
+    ]
+
+
+def test_the_command_takes_directories_and_names_the_files_of_several(tmp_path: Path) -> None:
+    below = tmp_path / "b" / "c.jsonl"
+    below.parent.mkdir()
+    for path in (tmp_path / "z.jsonl", below, tmp_path / "a.txt"):
+        path.write_text(json.dumps(post()) + "\n")
+    several, single = run("--format", "json", tmp_path), run("--format", "json", below)
+    lines = [json.loads(line) for line in several.stdout.splitlines()]
+    assert [line.get("file") for line in lines] == [str(below), str(tmp_path / "z.jsonl"), None]
+    assert list(json.loads(single.stdout.splitlines()[0])) == [
+        "line",
+        "outcome",
+        "reason",
+        "record",
+    ]
+
+
+def test_the_command_updates_and_says_what_it_changed(file: Path) -> None:
+    replayed(file, post(), post(expect="forward"))
+    done = run("-q", "--update", file)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-3:-1] == [
+        f'{file}:1: expects "withhold:no-consent-record" now',
+        f'{file}:2: expects "withhold:no-consent-record" now, was "forward"',
+    ]
+    again = run("-q", "--update", file)
+    assert again.stdout == "0 forwarded, 2 withheld, 0 quarantined; 0 mismatches\n"
+
+
+def test_the_command_does_not_update_from_a_broker(file: Path) -> None:
+    for options in (("--update", "--kafka"), ("--kafka", "--configured-kafka")):
+        assert run(*options, file).exit_code == 2
