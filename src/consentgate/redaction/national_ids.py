@@ -13,7 +13,12 @@ from importlib import import_module
 CUE_CHARS = 40
 """How far before a number the word that announces it may begin."""
 
-_START = r"(?<![\w#])(?<![\w#][-./_=])"
+# Where a number may begin: at a digit with five more to come, or with up to six letters before a
+# digit. Both are looked for from the digit, because a search is quick where a pattern begins with
+# few characters.
+_DIGITS_FIRST = re.compile(r"[0-9](?<![\w#].)(?<![\w#][-./_=].)(?=(?:[ ./-]{0,2}\d){5})")
+_DIGIT_AFTER_LETTER = re.compile(r"[0-9](?:(?<=[A-Za-z].)|(?<=[A-Za-z][ -].))")
+_LETTERS_BEFORE = re.compile(r"(?<![\w#])(?<![\w#][-./_=])[A-Za-z]{1,6}[ -]?$")
 _END = r"(?!\w)(?![-./_]\w)"
 
 
@@ -26,29 +31,45 @@ class NationalId:
     cue: re.Pattern[str] | None
     """What must stand in the `CUE_CHARS` before it; None: nothing."""
 
-    def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Start and end of each number in `text`."""
-        for match in self.written.finditer(text):
-            if self._announced(text, match.start()) and self.is_valid(match[0]):
-                yield match.span()
+    def end(self, text: str, start: int) -> int | None:
+        """Where the number ends that begins at `start`; None where none does."""
+        match = self.written.match(text, start)
+        if match and self._announced(text, start) and self.is_valid(match[0]):
+            return match.end()
+        return None
 
     def _announced(self, text: str, start: int) -> bool:
         return self.cue is None or bool(self.cue.search(text, max(0, start - CUE_CHARS), start))
 
 
-def national_ids(jurisdiction: str | None) -> tuple[NationalId, ...]:
-    """What to look for in texts of somebody who lives in `jurisdiction`, an ISO alpha-2 code.
+def national_ids(text: str, jurisdiction: str | None) -> Iterator[tuple[int, int]]:
+    """Start and end of each number in a text of somebody who lives in `jurisdiction`.
 
-    These are the country's own numbers, and those of other countries that no other number looks
-    like; only the latter where nobody knows the country.
+    That is an ISO alpha-2 code. The numbers are the country's own, and those of other countries
+    that no other number looks like; only the latter where nobody knows the country.
     """
-    return _BY_COUNTRY.get(jurisdiction or "", _UNMISTAKABLE)
+    any_kind, kinds = _BY_COUNTRY.get(jurisdiction or "", _ELSEWHERE)
+    for start in _starts(text):
+        if any_kind.match(text, start):
+            for kind in kinds:
+                end = kind.end(text, start)
+                if end:
+                    yield start, end
+
+
+def _starts(text: str) -> Iterator[int]:
+    for digit in _DIGITS_FIRST.finditer(text):
+        yield digit.start()
+    for digit in _DIGIT_AFTER_LETTER.finditer(text):
+        letters = _LETTERS_BEFORE.search(text, max(0, digit.start() - 7), digit.start())
+        if letters:
+            yield letters.start()
 
 
 def _id(written: str, check: str | None = None, cue: str | None = None) -> NationalId:
     """`check` is a module of python-stdnum; None where there are no check digits."""
     return NationalId(
-        re.compile(f"{_START}(?:{written}){_END}", re.IGNORECASE),
+        re.compile(f"(?:{written}){_END}", re.IGNORECASE),
         import_module(f"stdnum.{check}").is_valid if check else _always,
         re.compile(rf"(?<!\w)(?:{cue})", re.IGNORECASE) if cue else None,
     )
@@ -145,4 +166,14 @@ _OWN: dict[str, tuple[NationalId, ...]] = {
     "ZA": (_id(r"\d{6} ?\d{4} ?\d{3}", "za.idnr"),),
 }
 
-_BY_COUNTRY = {country: (*own, *_UNMISTAKABLE) for country, own in _OWN.items()}
+
+def _with_all(own: tuple[NationalId, ...]) -> tuple[re.Pattern[str], tuple[NationalId, ...]]:
+    """A pattern that matches where one of the kinds is written, and the kinds."""
+    kinds = (*own, *_UNMISTAKABLE)
+    # The pattern has no groups of its own: what refers to them is matched by the kinds.
+    shapes = "|".join(re.sub(r"\\1", "[. -]?", kind.written.pattern) for kind in kinds)
+    return re.compile(shapes, re.IGNORECASE), kinds
+
+
+_ELSEWHERE = _with_all(())
+_BY_COUNTRY = {country: _with_all(own) for country, own in _OWN.items()}
