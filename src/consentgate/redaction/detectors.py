@@ -54,7 +54,8 @@ Detector: TypeAlias = Callable[[str, Record], Iterator[Found]]
 
 # E-mail addresses: from each @ to both sides.
 
-_LOCAL_REVERSED = re.compile(r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}")
+# Not all that may stand there: `=`, `/`, `?` and `&` rather begin an address than belong to it.
+_LOCAL_REVERSED = re.compile(r"[\w%'+~.-]{1,64}")
 _DOMAIN = re.compile(
     r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,10}"
     r"(?:xn--[a-z\d-]{2,59}|[^\W\d_]{2,63})"
@@ -68,7 +69,7 @@ def emails(text: str, _record: Record) -> Iterator[Found]:
         domain = _DOMAIN.match(text, at + 1)
         local = _LOCAL_REVERSED.match(text[max(0, at - 64) : at][::-1]) if domain else None
         if domain and local:
-            written = local[0][::-1].lstrip("!#$%&'*/=?^`{|}~.-")
+            written = local[0][::-1].lstrip("%'~.-")
             if written:
                 start, end = at - len(written), domain.end()
                 yield Found(start, end, "email", text[start:end].casefold())
@@ -79,11 +80,11 @@ def emails(text: str, _record: Record) -> Iterator[Found]:
 
 _SEPARATOR = r"(?: ?[/-] ?| ?\(| ?\)[ /-]?|[ .])"
 # What stands before is looked at behind the first character, because a search is quick where a
-# pattern begins with few characters. Only the first group may have a single digit, the zero in
-# "+44 (0)20", and an extension: so there are few groups to try.
+# pattern begins with few characters. A group has two digits at least, but for the first two, the
+# zero of "+44 (0)20" and an extension: so there are few groups to try.
 _PHONE = re.compile(
     r"[+(0-9](?<!\w.)(?<![\w#§$£€][-./_=:,].)(?<![#§$£€&=+.,].)"
-    r"(?:(?<=\+) ?\(?\d|(?<=\()\+?\d|(?<=\d))\d{0,14}"
+    r"(?:(?<=\+) ?\(?\d|(?<=\()\+?\d|(?<=\d))\d{0,14}(?:[ .-]\d(?=[ .-]\d\d))?"
     rf"(?:{_SEPARATOR}(?:\d{{2,15}}|0(?=\)))){{0,8}}(?:-\d)?(?!\w)"
 )
 _OTHER_NUMBER = re.compile(
@@ -133,7 +134,7 @@ def phones(text: str, record: Record) -> Iterator[Found]:
 def _phone(text: str, match: re.Match[str], record: Record) -> Found | None:
     """The longest number that the match begins with, group by group."""
     start = match.start()
-    if match[0].startswith("(") and ")" not in match[0]:
+    if match[0].startswith("(") and match[0].count("(") > match[0].count(")"):
         start += 1
     ends = []
     digits = 0
@@ -366,14 +367,15 @@ _PROFILE = re.compile(
     | bitbucket\.org/ | codeberg\.org/ | t\.me/ | twitch\.tv/ | keybase\.io/ | paypal\.me/
     | (?:tiktok|youtube|medium)\.com/@ | threads\.(?:net|com)/@ | snapchat\.com/add/
     | reddit\.com/u(?:ser)?/ | youtube\.com/user/ | orcid\.org/(?=\d) | about\.me/
-    )@?(?P<name>[\w.%-]{1,100})[^\s<>"]*""",
+    )@?(?P<name>[\w.%-]{1,100})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _HOST_END = re.compile(r"\.[A-Za-z\d-]{2,24}(?::\d{1,5})?/")
 _HOST_REVERSED = re.compile(r"[\w.-]{0,255}(?://:s?ptth)?", re.IGNORECASE)
+_REST_OF_URL = re.compile(r"[^\s<>\"]*")
 _PERSON_PATH = re.compile(
     r"https?://[^\s/<>\"@]{1,255}/(?:@|~|(?:u|users?|profiles?|people)/@?)"
-    r"(?P<name>[^\W\d_][\w.-]{0,100}(?:@[\w.-]{1,255})?)[^\s<>\"]*",
+    r"(?P<name>[^\W\d_][\w.-]{0,100}(?:@[\w.-]{1,255})?)",
     re.IGNORECASE,
 )
 # Pages of the sites themselves, where a name would stand.
@@ -446,23 +448,30 @@ def urls(text: str, _record: Record) -> Iterator[Found]:
     """URLs with a user before the host, and pages of persons on sites that have such."""
     if "://" in text and "@" in text:
         for match in _WITH_USER.finditer(text):
-            yield _url(match)
+            yield _url(text, *match.span())
+    done = 0
     for end in _HOST_END.finditer(text):
+        if end.start() < done:
+            continue
         host = _HOST_REVERSED.match(text[max(0, end.start() - 264) : end.start()][::-1])
         start = end.start() - (host.end() if host else 0)
-        if text[start - 1 : start] == "@":
-            continue
         page = _PROFILE.match(text, start) or _PERSON_PATH.match(text, start)
-        if page and page["name"].rstrip(".-").casefold() not in _NO_NAMES:
-            yield _url(page)
+        if page and text[start - 1 : start] != "@" and not _is_no_name(page["name"]):
+            rest = _REST_OF_URL.match(text, page.end())
+            done = rest.end() if rest else page.end()
+            yield _url(text, start, done)
 
 
-def _url(match: re.Match[str]) -> Found:
-    written = match[0].rstrip(".,;:!?'\u2019»”*_")
+def _is_no_name(name: str) -> bool:
+    return name.rstrip(".-").casefold() in _NO_NAMES
+
+
+def _url(text: str, start: int, end: int) -> Found:
+    written = text[start:end].rstrip(".,;:!?'\u2019»”*_")
     if "(" not in written:
         written = written.rstrip(").,;:!?]}'")
     key = re.sub(r"^https?://(?:www\.)?", "", written.casefold()).rstrip("/")
-    return Found(match.start(), match.start() + len(written), "url", key)
+    return Found(start, start + len(written), "url", key)
 
 
 # Secrets.
