@@ -1,0 +1,187 @@
+"""`make redaction-report`: what the redaction finds in the labelled corpus, and what it costs.
+
+Recall is the share of the labelled identifiers that are found with exactly these bounds and this
+kind; precision is the share of what is found that is labelled like that.
+"""
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from consentgate.core.policy import DETECTORS
+from consentgate.redaction.redact import Redactor, engine_versions
+
+CORPUS = Path(__file__).parent / "corpus"
+PARTS = ("tuned", "frozen")
+RECORD_BYTES = 550
+TIMED_RECORDS = 2_000
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A text of the corpus; `spans` are kind, start and the exact text of each identifier."""
+
+    id: str
+    language: str
+    jurisdiction: str
+    text: str
+    spans: list[tuple[str, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What became of one kind of identifier, or of all, in one part of the corpus."""
+
+    labelled: int
+    found: int
+    right: int
+
+    @property
+    def recall(self) -> float:
+        """1.0 where there is nothing to find."""
+        return self.right / self.labelled if self.labelled else 1.0
+
+    @property
+    def precision(self) -> float:
+        """1.0 where nothing was found."""
+        return self.right / self.found if self.found else 1.0
+
+
+def read_part(part: str) -> list[Text]:
+    """The texts of `tuned` or `frozen`."""
+    lines = (CORPUS / f"{part}.jsonl").read_bytes().splitlines()
+    return [msgspec.json.decode(line, type=Text) for line in lines]
+
+
+def found_in(text: Text, redactor: Redactor) -> list[tuple[str, int, str]]:
+    """What is found, in the form of the labels."""
+    spans = redactor.find(text.text, text.jurisdiction)
+    return [(span.kind, span.start, text.text[span.start : span.end]) for span in spans]
+
+
+def scores(texts: Sequence[Text]) -> dict[str, Score]:
+    """The score of each kind, and of `all`."""
+    redactor = Redactor(DETECTORS)
+    labelled, found, right = Counter[str](), Counter[str](), Counter[str]()
+    for text in texts:
+        labels, spans = set(text.spans), set(found_in(text, redactor))
+        for counter, these in ((labelled, labels), (found, spans), (right, labels & spans)):
+            counter.update(kind for kind, _, _ in these)
+            counter["all"] += len(these)
+    return {kind: Score(labelled[kind], found[kind], right[kind]) for kind in (*DETECTORS, "all")}
+
+
+def records(texts: Sequence[Text]) -> list[tuple[str, str]]:
+    """Texts strung together to records of `RECORD_BYTES` or a little more; with jurisdictions."""
+    made = []
+    text = ""
+    for part in texts:
+        text += part.text + "\n"
+        if len(text.encode()) >= RECORD_BYTES:
+            made.append((text, part.jurisdiction))
+            text = ""
+    return made
+
+
+def microseconds(texts: Sequence[Text]) -> float:
+    """The time for a record of `RECORD_BYTES`, the best of five rounds."""
+    redactor = Redactor(DETECTORS)
+    made = records(texts)
+    bytes_once = sum(len(text.encode()) for text, _ in made)
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        for number in range(TIMED_RECORDS):
+            text, jurisdiction = made[number % len(made)]
+            redactor.redact([text], jurisdiction)
+        times.append(time.process_time() - started)
+    mean_bytes = bytes_once / len(made)
+    return min(times) / TIMED_RECORDS * 1e6 * RECORD_BYTES / mean_bytes
+
+
+def misses(texts: Sequence[Text]) -> None:
+    """Print what was missed, and what was found wrongly."""
+    redactor = Redactor(DETECTORS)
+    for text in texts:
+        labels, spans = set(text.spans), set(found_in(text, redactor))
+        for sign, these in (("missed", labels - spans), ("wrong", spans - labels)):
+            for kind, _, written in sorted(these):
+                print(f"{text.id} {text.jurisdiction} {sign} {kind}: {written!r}")
+
+
+def main() -> None:
+    """Parse the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--errors", action="store_true", help="list the errors in the tuned part, and nothing else"
+    )
+    args = parser.parse_args()
+    if args.errors:
+        misses(read_part("tuned"))
+        return
+    parts = {part: read_part(part) for part in PARTS}
+    scored = {part: scores(texts) for part, texts in parts.items()}
+    everything = [text for texts in parts.values() for text in texts]
+    costs = {
+        "with identifiers": microseconds([text for text in everything if text.spans]),
+        "without": microseconds([text for text in everything if not text.spans]),
+    }
+    if args.format == "json":
+        print_json(parts, scored, costs)
+    else:
+        print_tables(parts, scored, costs)
+
+
+def print_json(
+    parts: dict[str, list[Text]], scored: dict[str, dict[str, Score]], costs: dict[str, float]
+) -> None:
+    """One object: `texts`, `scores`, `microseconds`, `versions`."""
+    value = {
+        "texts": {part: len(texts) for part, texts in parts.items()},
+        "scores": {
+            part: {
+                kind: asdict(score) | {"recall": score.recall, "precision": score.precision}
+                for kind, score in kinds.items()
+            }
+            for part, kinds in scored.items()
+        },
+        "microseconds": costs,
+        "versions": engine_versions(DETECTORS),
+    }
+    print(json.dumps(value, indent=2))
+
+
+def print_tables(
+    parts: dict[str, list[Text]], scored: dict[str, dict[str, Score]], costs: dict[str, float]
+) -> None:
+    """The same for people."""
+    console = Console()
+    table = Table("kind", title="Found with exactly the labelled bounds and kind")
+    for part, texts in parts.items():
+        for column in (f"{part}, {len(texts)} texts", "recall", "precision"):
+            table.add_column(column, justify="right")
+    for kind in (*DETECTORS, "all"):
+        cells = [
+            cell
+            for part in parts
+            for score in (scored[part][kind],)
+            for cell in (str(score.labelled), f"{score.recall:.3f}", f"{score.precision:.3f}")
+        ]
+        table.add_row(kind, *cells, end_section=kind == DETECTORS[-1])
+    console.print(table)
+    for kind, cost in costs.items():
+        console.print(f"{cost:6.0f} µs a record of {RECORD_BYTES} bytes {kind}")
+    versions = ", ".join(f"{name} {v}" for name, v in engine_versions(DETECTORS).items())
+    console.print(f"versions: {versions}")
+
+
+if __name__ == "__main__":
+    main()
