@@ -74,11 +74,12 @@ lock: ## Make the lock files anew, with the latest versions that pyproject.toml 
 	"$$tools/bin/pip" install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	note() { printf '# %s\n# Made by `make lock` from pyproject.toml; do not edit.\n' "$$1"; }; \
 	$(COMPILE) --all-extras --group dev --output-file "$$tools/dev" pyproject.toml; \
-	$(COMPILE) --constraint "$$tools/dev" --output-file "$$tools/runtime" pyproject.toml; \
+	$(COMPILE) --extra redact --constraint "$$tools/dev" --output-file "$$tools/runtime" \
+		pyproject.toml; \
 	echo hatchling | $(COMPILE) --constraint "$$tools/dev" --output-file "$$tools/build" -; \
 	{ note 'Everything for development: the runtime, all extras, the tools.'; cat "$$tools/dev"; } \
 		> requirements/dev.lock; \
-	{ note 'What consentgate needs to run, for the image.'; cat "$$tools/runtime"; } \
+	{ note 'What consentgate needs to run and to redact, for the image.'; cat "$$tools/runtime"; } \
 		> requirements/runtime.lock; \
 	{ note 'What it takes to build the wheel, for the image.'; cat "$$tools/build"; } \
 		> requirements/build.lock

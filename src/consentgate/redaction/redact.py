@@ -103,9 +103,7 @@ class Redactor:
         return list(_merged(spans))
 
 
-def redact(
-    texts: Sequence[str], detectors: Collection[str], jurisdiction: str | None
-) -> list[str]:
+def redact(texts: Sequence[str], detectors: Collection[str], jurisdiction: str | None) -> list[str]:
     """The texts of one record without what these detectors find; as `Redactor.redact` does it."""
     return Redactor(detectors).redact(texts, jurisdiction)
 
