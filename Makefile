@@ -12,12 +12,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install help demo test check lint types format bench simulate faults soak mutants lock \
-	metrics-doc clean
+	metrics-doc redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
 
 demo: $(STAMP) ## See the main job done on a real, embedded Kafka
 	$(BIN)/consentgate demo
@@ -57,6 +57,9 @@ mutants: $(STAMP) ## Take each safeguard away, or those of NAMES; some test must
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md
 	mv $(VENV)/metrics.md docs/metrics.md
+
+redaction-report: $(STAMP) ## Measure the redaction on its corpus; ARGS="--format json" for programs
+	$(BIN)/python tests/redaction/redaction_report.py $(ARGS)
 
 # A lock names every package with its version and its hashes, for every platform. The runtime lock,
 # for the image, and the build lock are parts of the development lock, with the same versions.
