@@ -186,6 +186,8 @@ def print_tables(
         ]
         table.add_row(kind, *cells, end_section=kind == DETECTORS[-1])
     console.print(table)
+    sizes = ", ".join(f"{len(texts)} {part}" for part, texts in parts.items())
+    console.print(f"texts: {sizes}")
     for kind, cost in costs.items():
         console.print(f"{cost:6.0f} µs a record of {RECORD_BYTES} bytes {kind}")
     versions = ", ".join(f"{name} {v}" for name, v in engine_versions(DETECTORS).items())

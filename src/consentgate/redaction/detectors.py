@@ -257,7 +257,7 @@ def _mod_97(iban: str) -> int:
 
 
 # Groups of digits that belong together; not the later ones of an IBAN.
-_DIGIT_GROUPS = re.compile(r"[0-9](?<![\w.].)(?<!\w[-/].)(?<!\d .)\d*(?:[ .-]{1,2}\d+)*+")
+_DIGIT_GROUPS = re.compile(r"[0-9](?<!\w.)(?<!\d[ .].)(?<!\w[-/].)\d*(?:[ .-]{1,2}\d+)*+")
 _CARDS = tuple(
     re.compile(rf"(?:{written})(?!\w|[-.]\d)")
     for written in (
