@@ -12,12 +12,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install help demo test check lint types format bench simulate faults soak mutants lock \
-	metrics-doc schemas golden clean
+	metrics-doc schemas golden redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
 
 demo: $(STAMP) ## See the main job done on a real, embedded Kafka
 	$(BIN)/consentgate demo
@@ -63,6 +63,9 @@ schemas: $(STAMP) ## Make the JSON Schemas of policies and configurations anew f
 
 golden: $(STAMP) ## Write anew what broken policies are told, after a change of messages
 	REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_broken_policies.py
+
+redaction-report: $(STAMP) ## Measure the redaction on its corpus; ARGS="--format json" for programs
+	$(BIN)/python tests/redaction/redaction_report.py $(ARGS)
 
 # A lock names every package with its version and its hashes, for every platform. The runtime lock,
 # for the image, and the build lock are parts of the development lock, with the same versions.

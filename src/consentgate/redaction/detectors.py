@@ -78,14 +78,14 @@ def emails(text: str, _record: Record) -> Iterator[Found]:
 
 # Telephone numbers.
 
-_SEPARATOR = r"(?: ?[/-] ?| ?\(| ?\)[ /-]?|[ .])"
+_SEPARATOR = r"(?: ?[/-] ?|[ -]?\(| ?\)[ /-]?|[ .])"
 # What stands before is looked at behind the first character, because a search is quick where a
 # pattern begins with few characters. A group has two digits at least, but for the first two, the
 # zero of "+44 (0)20" and an extension: so there are few groups to try.
 _PHONE = re.compile(
-    r"[+(0-9](?<!\w.)(?<![\w#§$£€][-./_=:,].)(?<![#§$£€&=+.,].)"
+    r"[+(0-9](?<!\w.)(?<![\w#§$£€][-./_=,].)(?<!\d:.)(?<![#§$£€&=+.,].)"
     r"(?:(?<=\+) ?\(?\d|(?<=\()\+?\d|(?<=\d))\d{0,14}(?:[ .-]\d(?=[ .-]\d\d))?"
-    rf"(?:{_SEPARATOR}(?:\d{{2,15}}|0(?=\)))){{0,8}}(?:-\d)?(?!\w)"
+    rf"(?:{_SEPARATOR}(?:\d{{2,15}}|0(?=\))|(?<=0\))\d|(?<=0\) )\d)){{0,8}}(?:-\d)?(?!\w)"
 )
 _OTHER_NUMBER = re.compile(
     r"\d{1,3}(?:\.\d{1,3}){3}(?![./ -]?\d)"  # An IP address.
@@ -99,7 +99,7 @@ _DIGITS = re.compile("[0-9]+")
 _AMOUNT_AFTER = re.compile(r"[,.:]\d| ?(?:[€$£%°]|EUR|USD|CHF|GBP|Euro|euros?|zł)")
 _PHONE_CUE = re.compile(
     r"(?<![^\W_])(?:tel|fon|phone|telephone|telefon|t[eé]l[eé]phone|mobile?|mob|handy|natel|cell|fax|"
-    r"whatsapp|signal|sms|call|ring|text|dial|contact|reach|appel|compose|joindre|portable|ruf|anruf|"
+    r"whatsapp|signal|sms|chiam|ll[aá]m|call|ring|text|dial|contact|reach|appel|compose|joindre|portable|ruf|anruf|"
     r"wähl|durchwahl|erreich)",
     re.IGNORECASE,
 )
@@ -229,14 +229,14 @@ def _iban_lengths() -> dict[str, int]:
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IBAN_LENGTHS = _iban_lengths()
 _IBAN_CHECK_DIGITS = re.compile(
-    r"[0-9]\d(?:(?<=[A-Za-z]\d\d)|(?<=[A-Za-z][ -]\d\d))(?=[ .-]?[\dA-Za-z]{2})"
+    r"[0-9]\d(?:(?<=[A-Za-z]\d\d)|(?<=[A-Za-z][ -]\d\d))(?=[ .-]{0,2}[\dA-Za-z]{2})"
 )
 _IBAN_COUNTRY = re.compile(r"(?<![^\W_])([A-Za-z]{2})[ -]?$")
 
 
 @cache
 def _iban_rest(length: int) -> re.Pattern[str]:
-    return re.compile(rf"(?:[ .-]?[\da-z]){{{length - 4}}}(?![^\W_])", re.IGNORECASE)
+    return re.compile(rf"(?:[ .-]{{0,2}}[\da-z]){{{length - 4}}}(?![^\W_])", re.IGNORECASE)
 
 
 def ibans(text: str, _record: Record) -> Iterator[Found]:
@@ -257,10 +257,15 @@ def _mod_97(iban: str) -> int:
 
 
 # Groups of digits that belong together; not the later ones of an IBAN.
-_DIGIT_GROUPS = re.compile(r"[0-9](?<![\w.].)(?<!\w[-/].)(?<!\d .)\d*(?:[ -]\d+)*+(?!\w|[-./]\d)")
-_CARD = re.compile(
-    r"(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|3\d{3}([ -])\d{6}\2\d{4,5})"
-    r"(?!\d)"
+_DIGIT_GROUPS = re.compile(r"[0-9](?<!\w.)(?<!\d[ .].)(?<!\w[-/].)\d*(?:[ .-]{1,2}\d+)*+")
+_CARDS = tuple(
+    re.compile(rf"(?:{written})(?!\w|[-.]\d)")
+    for written in (
+        r"\d{13,19}",
+        r"\d{4}([ .-]{1,2})\d{4}\1\d{4}\1\d{4}",
+        r"\d{4}([ .-]{1,2})\d{4}\1\d{4}\1\d{4}\1\d{1,3}",
+        r"3\d{3}([ .-]{1,2})\d{6}\1\d{4,5}",
+    )
 )
 # Issuers by the first digits, and their lengths.
 _ISSUER = re.compile(
@@ -282,17 +287,17 @@ def cards(text: str, _record: Record) -> Iterator[Found]:
         while group and group.start() < groups.end():
             end = _card_end(text, group.start())
             if end:
-                key = re.sub("[ -]", "", text[group.start() : end])
+                key = re.sub("[ .-]", "", text[group.start() : end])
                 yield Found(group.start(), end, "card", key)
             group = _DIGITS.search(text, end or group.end())
 
 
 def _card_end(text: str, start: int) -> int | None:
     """Where the card ends that begins at `start`; None where none does."""
-    match = _CARD.match(text, start)
-    if match:
-        number = match[0].replace(" ", "").replace("-", "")
-        if _ISSUER.fullmatch(number) and luhn.is_valid(number):
+    for written in _CARDS:
+        match = written.match(text, start)
+        number = re.sub("[ .-]", "", match[0]) if match else ""
+        if match and _ISSUER.fullmatch(number) and luhn.is_valid(number):
             return match.end()
     return None
 
@@ -374,8 +379,8 @@ _HOST_END = re.compile(r"\.[A-Za-z\d-]{2,24}(?::\d{1,5})?/")
 _HOST_REVERSED = re.compile(r"[\w.-]{0,255}(?://:s?ptth)?", re.IGNORECASE)
 _REST_OF_URL = re.compile(r"[^\s<>\"]*")
 _PERSON_PATH = re.compile(
-    r"https?://[^\s/<>\"@]{1,255}/(?:@|~|(?:u|users?|profiles?|people)/@?)"
-    r"(?P<name>[^\W\d_][\w.-]{0,100}(?:@[\w.-]{1,255})?)",
+    r"https?://[^\s/<>\"@]{1,255}/(?:[@~](?=[^\W\d])|(?:u|users?|profiles?|people)/@?)"
+    r"(?P<name>[^\W_][\w.-]{0,100}(?:@[\w.-]{1,255})?)",
     re.IGNORECASE,
 )
 # Pages of the sites themselves, where a name would stand.
@@ -504,11 +509,12 @@ _AUTHORIZATION = re.compile(
     r"\b(?:bearer|basic)\s{1,3}((?=[a-z.~+/=-]*+\d)[\w.~+/=-]{16,})", re.IGNORECASE
 )
 # One of these is in whatever `_ASSIGNED` matches.
-_NAMES_OF_SECRETS = ("pass", "kennwort", "mdp", "pwd", "secret", "key", "token", "schl", "jeton")
+_NAMES_OF_SECRETS = ("pass", "kennwort", "mdp", "pw", "secret", "key", "token", "schl", "jeton")
 _ASSIGNED = re.compile(
-    r"(?:passwor[dt]|passwd|passphrase|kennwort|mot de passe|\bmdp|pwd|secret(?:[_-]?key)?"
-    r"|api[_-]?key|access[_-]?key|private[_-]?key|token|schlüssel|jeton)\d{0,2}[\"'`]?"
-    r"(?:\s{0,3}(?P<sign>:=|=>|[:=])|\s(?P<word>is|was|ist|war|lautet|est|était)\s)\s{0,3}"
+    r"(?:(?P<pass>passwor[dt]|passwd|passphrase|kennwort|mot de passe|\b(?:mdp|pass|pw)|pwd)"
+    r"|secret(?:[_-]?key)?|(?:api|access|private)[_-]?key|token|schlüssel|jeton)[s\d]{0,2}[\"'`]?"
+    r"(?:(?:\sis|\sist|\sest)?\s{0,3}(?P<sign>:=|=>|[:=])"
+    r"|\s(?P<word>is|was|ist|war|lautet|est|était)\s)\s{0,3}"
     r"(?P<quote>[\"'`«„“]?)\s?(?P<value>[^\s\"'`«»“”]{4,})",
     re.IGNORECASE,
 )
@@ -551,7 +557,11 @@ def _value(start: int, written: str) -> Found:
 def _is_secret(match: re.Match[str]) -> bool:
     """Whether an assigned value is one itself, and not a word of the sentence that goes on."""
     value = match["value"].rstrip(_AFTER_A_VALUE)
-    if len(value) < 4 or _STANDS_FOR_ONE.match(value) or value.casefold() in _NO_VALUES:
+    if (
+        len(value) < (4 if match["pass"] else 6)
+        or _STANDS_FOR_ONE.match(value)
+        or value.casefold() in _NO_VALUES
+    ):
         return False
     digits = bool(_DIGITS.search(value))
     if match["word"]:
@@ -575,9 +585,9 @@ DETECT: dict[str, Detector] = {
 NEEDS = {
     "secret": re.compile(""),
     "url": re.compile(r"\.[\w-]+(?::\d+)?/|://"),
-    "iban": re.compile(r"[0-9]\d[ .-]?[\dA-Za-z]{2}"),
+    "iban": re.compile(r"[0-9]\d[ .-]{0,2}[\dA-Za-z]{2}"),
     "email": re.compile("@"),
-    "card": re.compile(r"[0-9](?:[ -]?\d){12}"),
+    "card": re.compile(r"[0-9](?:[ .-]{0,2}\d){12}"),
     "national-id": re.compile(
         r"[0-9](?:(?:[ ./-]{0,2}\d){5}|\d{3}[A-Za-z]|\d[A-Za-z]\d\d[A-Za-z]\d{3}[A-Za-z])"
     ),

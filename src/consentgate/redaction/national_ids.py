@@ -19,6 +19,8 @@ CUE_CHARS = 40
 _DIGITS_FIRST = re.compile(r"[0-9](?<![\w#].)(?<![\w#][-./_=].)(?=(?:[ ./-]{0,2}\d){5})")
 _DIGIT_AFTER_LETTER = re.compile(r"[0-9](?:(?<=[A-Za-z].)|(?<=[A-Za-z][ -].))")
 _LETTERS_BEFORE = re.compile(r"(?<![\w#])(?<![\w#][-./_=])[A-Za-z]{1,6}[ -]?$")
+# Hyphens stay: the checks know where they belong, and in some numbers they mean something.
+_SEPARATORS = re.compile("[ ./]")
 _END = r"(?!\w)(?![-./_]\w)"
 
 
@@ -34,7 +36,7 @@ class NationalId:
     def end(self, text: str, start: int) -> int | None:
         """Where the number ends that begins at `start`; None where none does."""
         match = self.written.match(text, start)
-        if match and self._announced(text, start) and self.is_valid(match[0]):
+        if match and self._announced(text, start) and self.is_valid(_SEPARATORS.sub("", match[0])):
             return match.end()
         return None
 
@@ -89,7 +91,9 @@ _CURP = _id(r"[a-z]{4}\d{6}[hm][a-z]{5}[\da-z]\d", "mx.curp")
 _HETU = _id(rf"{_DDMM}\d{{2}}[-+a-fu-y]\d{{3}}[\da-y]", "fi.hetu")
 _NIE = _id(r"[xyz]-?\d{7}-?[a-z]", "es.nie")
 _NIR = _id(
-    r"[12] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d{2}|2[ab]) ?\d{3} ?\d{3} ?\d{2}", "fr.nir"
+    r"[12][ .]?\d{2}[ .]?(?:0[1-9]|1[0-2]|[2-9]\d)[ .]?(?:\d{2}|2[ab])"
+    r"[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}",
+    "fr.nir",
 )
 _RIJKSREGISTER = _id(r"\d{2}\.\d{2}\.\d{2}-\d{3}\.\d{2}", "be.ssn")
 _SSN = _id(r"\d{3}-\d{2}-\d{4}", "us.ssn")
@@ -121,7 +125,7 @@ _OWN: dict[str, tuple[NationalId, ...]] = {
     "CA": (_id(_THREES, "ca.sin"), _id(r"\d{9}", "ca.sin", "sin|nas|social insurance")),
     "CY": (_id(r"\d{8}[a-z]", "cy.vat"),),
     "CZ": (_id(_RODNE_CISLO, "cz.rc"),),
-    "DE": (_id(r"[1-9]\d ?\d{3} ?\d{3} ?\d{3}", "de.idnr"),),
+    "DE": (_id(r"[1-9]\d[ ./]?\d{3}[ ./]?\d{3}[ ./]?\d{3}", "de.idnr"),),
     "DK": (_id(r"\d{6}-\d{4}", "dk.cpr"), _id(r"\d{6} ?\d{4}", "dk.cpr", "cpr|person")),
     "EE": (_id(r"[1-8]\d{10}", "ee.ik"),),
     "ES": (_id(r"(?:\d{8}|\d{2}\.\d{3}\.\d{3})-?[a-z]", "es.dni"),),

@@ -44,6 +44,8 @@ def test_what_only_has_an_at_sign_is_no_email_address(text: str) -> None:
         ("+49 30 23125 123", None),
         ("+44 (0)20 7946 0123", None),
         ("+44 7700 900123", None),  # Reserved for fiction, so of the right length only.
+        ("+49-(0)171-3920012", None),
+        ("+33 (0)6 12 34 56 78", None),
         ("0033 1 99 00 12 34", "DE"),
         ("030/23125-123", "DE"),
         ("(030) 23125 123", "DE"),
@@ -66,6 +68,11 @@ def test_a_telephone_number_is_found_as_it_is_written(
 @pytest.mark.parametrize("jurisdiction", [None, "US"])
 def test_national_numbers_are_those_of_the_subject_s_country(jurisdiction: str | None) -> None:
     assert found("phone", "030 23125 123", jurisdiction) == []
+
+
+@pytest.mark.parametrize("before", ["Tel.:", "Tel:", "Mobil/Fax: ", "Tel. ", "\u260e", "T "])
+def test_a_number_may_follow_its_label_at_once(before: str) -> None:
+    assert found("phone", f"{before}0171 3920012") == ["0171 3920012"]
 
 
 def test_digits_without_groups_take_a_word_before_them() -> None:
@@ -111,6 +118,8 @@ def test_other_numbers_are_no_telephone_numbers(text: str, jurisdiction: str) ->
         "de89-3704-0044-0532-0130-00",
         "GB82 WEST 1234 5698 7654 32",
         "NO93 8601 1117 947",
+        "DE 89 3704 0044 0532 0130 00",
+        "DE89  3704  0044  0532  0130  00",
     ],
 )
 def test_an_iban_is_found_in_groups_and_in_one_piece(written: str) -> None:
@@ -134,10 +143,13 @@ def test_an_iban_needs_its_check_digits_and_its_length(text: str) -> None:
         "3782 822463 10005",
         "378282246310005",
         "6011 1111 1111 1117",
+        "4111.1111.1111.1111",
+        "4111  1111  1111  1111",
     ],
 )
 def test_a_payment_card_is_found(written: str) -> None:
     assert found("card", f"my card {written}, exp 04/27") == [written]
+    assert found("card", f"Card:{written} 04/27 123") == [written]
     assert found("card", f"{written} {written}") == [written, written]
 
 
@@ -203,6 +215,7 @@ def test_versions_times_and_addresses_of_nobody_are_left(text: str) -> None:
         "https://mastodon.example/@anna",
         "https://gist.github.com/annahuber/0123abcd",
         "https://example.org/users/anna",
+        "https://example.org/users/1234/anna",
         "https://example.org/~anna/cv.html",
     ],
 )
@@ -217,6 +230,7 @@ def test_a_url_with_a_user_is_found_as_a_whole(written: str) -> None:
         "https://www.linkedin.com/company/example/",
         "https://github.com/features/actions",
         "https://netflix.com/title",
+        "https://maps.example.com/@52.5,13.4",
         "https://x.com/search?q=cats",
         "and/or",
         "http://",
@@ -263,6 +277,8 @@ def test_a_private_key_that_is_cut_off_is_found() -> None:
         ("api_key = 'abcd1234'", "abcd1234"),
         ('"password": "tulip"', "tulip"),
         ("my password is hunter2", "hunter2"),
+        ("The passwords are two. pass: tulip42", "tulip42"),
+        ("password is: tulip42", "tulip42"),
         ("Authorization: Bearer abcdef0123456789abcdef", "abcdef0123456789abcdef"),
     ],
 )
@@ -281,6 +297,7 @@ def test_an_assigned_secret_is_found_without_its_name(text: str, value: str) -> 
         "password: ********",
         "api_key: xxxxxxxx",
         "token of appreciation",
+        "Token: 2024 in review",
         "9f2c41d07a3b9f2c41d07a3b9f2c41d07a3b9f2c",
         "864e574d-cc3d-418e-ad1e-6f04249b119f",
         "risk-averse-people-are-not-secrets",

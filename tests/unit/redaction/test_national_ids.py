@@ -21,9 +21,11 @@ NUMBERS = [
     ("CY", "10259033P"),
     ("CZ", "710319/2745"),
     ("DE", "36 574 261 809"),
+    ("DE", "36/574/261/809"),
     ("DK", "211062-5629"),
     ("EE", "36805280109"),
     ("ES", "54362315K"),
+    ("ES", "54.362.315-K"),
     ("ES", "X-2482300W"),
     ("FI", "131052-308T"),
     ("FR", "2 95 10 99 126 111 93"),
@@ -106,6 +108,7 @@ def test_what_other_numbers_look_like_is_found_in_its_country_only() -> None:
         ("NL", "BSN:", "111222333"),
         ("PT", "NIF", "501 964 843"),
         ("US", "social security", "536904399"),
+        ("US", "SSN", "536 90 4399"),
     ],
 )
 def test_bare_digits_take_a_word_that_announces_them(

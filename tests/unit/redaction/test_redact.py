@@ -120,6 +120,15 @@ def test_what_overlaps_is_one_placeholder_of_the_longest() -> None:
     assert ALL.redact(["password=anna@example.org;4"], None) == ["password=[SECRET]"]
 
 
+def test_what_overlaps_leaves_nothing_at_either_end() -> None:
+    # The telephone number begins within the URL, which is longer, and ends after it.
+    assert ALL.redact(["https://x.com/a(0171 3920012"], "DE") == ["[URL]"]
+
+
+def test_what_a_placeholder_brings_to_light_is_found() -> None:
+    assert ALL.redact(["a@b.de0171 3920012"], "DE") == ["[EMAIL][PHONE]"]
+
+
 def test_a_national_id_wins_against_a_telephone_number_of_the_same_digits() -> None:
     assert ALL.redact(["36 574 261 809"], "DE") == ["[NATIONAL-ID]"]
 
@@ -127,6 +136,7 @@ def test_a_national_id_wins_against_a_telephone_number_of_the_same_digits() -> N
 def test_placeholders_of_before_are_left_and_separate() -> None:
     text = "[EMAIL] and [PHONE-12] and [NATIONAL-ID], password: [SECRET]"
     assert ALL.redact([text], "DE") == [text]
+    assert ALL.redact(["https://x.com/anna/[EMAIL]/b"], "DE") == ["[URL][EMAIL]/b"]
 
 
 @pytest.mark.parametrize(
