@@ -11,7 +11,6 @@ from consentgate.tools.replay import difference, replay
 from shared import DIRECTORY, FILES, name_of, settings_of
 
 UNREACHABLE = {
-    Reason.REDACTION_FAILED,  # Policies that redact are refused.
     Reason.ERROR,  # Nothing is known that makes the decision fail.
 }
 
