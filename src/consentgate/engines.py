@@ -5,6 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from consentgate.config import Config
+from consentgate.core.consent import ConsentTable
+from consentgate.core.decode import content_decoder
+from consentgate.core.gate import Gate
+from consentgate.core.ledger import Chain
 from consentgate.core.policy import Policy
 from consentgate.core.pseudonym import KEY_BYTES_MIN, Pseudonyms
 from consentgate.core.transform import Redact, Transformer, cannot_redact
@@ -28,6 +32,25 @@ def equip(config: Config, policy: Policy) -> tuple[Policy, Transformer]:
     redact, versions = _engine(detectors) if detectors else (cannot_redact, {})
     equipped = replace(policy, engines=versions, key_fingerprints=pseudonyms.fingerprints)
     return equipped, Transformer(config.content.fields, pseudonyms, redact)
+
+
+def gate_of(config: Config, policy: Policy, partition: int, table: ConsentTable) -> Gate:
+    """A gate as the worker of this content partition has it, over a table of one's own.
+
+    Raises:
+        ConfigError: as `equip` does.
+    """
+    equipped, transformer = equip(config, policy)
+    return Gate(
+        chain=Chain(config.group, config.topics.content, partition),
+        consent_topic=config.topics.consent,
+        table=table,
+        policy=equipped,
+        decode=content_decoder(config.content.fields, config.limits.max_depth),
+        limits=config.limits.of_content(),
+        key_is_subject=config.content.key_is_subject,
+        transformer=transformer,
+    )
 
 
 def load_pseudonyms(config: Config) -> Pseudonyms:

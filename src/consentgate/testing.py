@@ -30,8 +30,8 @@ from consentgate.core.gate import Batch, BatchOutcome, Output
 from consentgate.core.ledger import GENESIS, LedgerRecord, read_entry
 from consentgate.core.model import ConsentState, Reason, Verdict
 from consentgate.core.policy import Policy, Rule
+from consentgate.engines import gate_of
 from consentgate.policies import load_policy
-from consentgate.tools.lookback import gate_of
 
 __all__ = ["Clock", "Enforcer", "Outcome", "Payload"]
 

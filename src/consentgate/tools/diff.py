@@ -13,6 +13,7 @@ from consentgate.core.explain import moment_text
 from consentgate.core.gate import Gate
 from consentgate.core.model import UNKNOWN_JURISDICTION, Reason, decision
 from consentgate.core.policy import Policy
+from consentgate.engines import gate_of
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.layout import read_layout
@@ -20,7 +21,7 @@ from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.tools.fixtures import ClockLine, read_fixture
-from consentgate.tools.lookback import aligned, at_any_moment, gate_of, read_state
+from consentgate.tools.lookback import aligned, at_any_moment, read_state
 from consentgate.tools.replay import Replay
 
 OnProgress = Callable[[int, int], None]

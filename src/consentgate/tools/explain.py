@@ -22,6 +22,7 @@ from consentgate.core.explain import (
 from consentgate.core.ledger import LedgerRecord, read_codes
 from consentgate.core.model import UNREADABLE, Reason, Verdict
 from consentgate.core.policy import Policy, Rule
+from consentgate.engines import gate_of
 from consentgate.errors import ConfigError, NoSuchRecord
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cursor import open_cursor
@@ -31,7 +32,7 @@ from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.tools.fixtures import ClockLine, FixtureRecord, read_fixture
-from consentgate.tools.lookback import aligned, at_any_moment, gate_of, read_state, subject_in
+from consentgate.tools.lookback import aligned, at_any_moment, read_state, subject_in
 from consentgate.tools.replay import Replay
 
 _RECORD = re.compile(r"(?P<topic>[a-zA-Z0-9._-]+)-(?P<partition>\d{1,9})@(?P<offset>\d{1,18})")

@@ -1,4 +1,4 @@
-"""What those share that decide once more on records of the topics: gates, and consent records."""
+"""What those share that decide once more on records of the topics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,35 +6,11 @@ from typing import Any
 import msgspec
 
 from consentgate.config import Config
-from consentgate.core.consent import ConsentTable
 from consentgate.core.decode import ConsentDecoder, content_decoder, subject_reader
-from consentgate.core.gate import Gate
-from consentgate.core.ledger import Chain
 from consentgate.core.model import UNREADABLE, ConsentState
-from consentgate.core.policy import Policy
-from consentgate.engines import equip
 from consentgate.kafka.unreadable import UnreadableRecord
 
 _NEVER_MS = 1 << 62
-
-
-def gate_of(config: Config, policy: Policy, partition: int, table: ConsentTable) -> Gate:
-    """A gate as the worker of this content partition has it, over a table of one's own.
-
-    Raises:
-        ConfigError: as `equip` does.
-    """
-    equipped, transformer = equip(config, policy)
-    return Gate(
-        chain=Chain(config.group, config.topics.content, partition),
-        consent_topic=config.topics.consent,
-        table=table,
-        policy=equipped,
-        decode=content_decoder(config.content.fields, config.limits.max_depth),
-        limits=config.limits.of_content(),
-        key_is_subject=config.content.key_is_subject,
-        transformer=transformer,
-    )
 
 
 def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None, str | None]:

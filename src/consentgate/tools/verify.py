@@ -28,7 +28,7 @@ from consentgate.core.verify import (
     Verification,
     source_of,
 )
-from consentgate.engines import load_pseudonyms
+from consentgate.engines import gate_of, load_pseudonyms
 from consentgate.errors import ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
@@ -37,7 +37,7 @@ from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
 from consentgate.signing import SignatureCheck
-from consentgate.tools.lookback import gate_of, read_state
+from consentgate.tools.lookback import read_state
 
 CHAINS_AT_ONCE = 4
 """While one waits for the broker the other is checked; each holds a table of consent states."""
