@@ -184,6 +184,9 @@ def test_the_port_is_no_part_of_the_address() -> None:
     "text",
     [
         "1.2.3.4",
+        "3.11.7.1",
+        "a::b",
+        "12::30",
         "version 10.20.30.40",
         "v10.20.30.40",
         "203.0.113.256",
@@ -293,6 +296,8 @@ def test_an_assigned_secret_is_found_without_its_name(text: str, value: str) -> 
         "Passwort: siehe Aushang",
         "Mot de passe : demandez à l'accueil",
         "PASSWORD=$DB_PASSWORD",
+        "token = next(tokens)",
+        "password = os.environ['PASSWORD']",
         "API_KEY=<your key>",
         "password: ********",
         "api_key: xxxxxxxx",
