@@ -65,9 +65,9 @@ def test_a_telephone_number_is_found_as_it_is_written(
     assert found("phone", f"({written})", jurisdiction) == [written]
 
 
-@pytest.mark.parametrize("jurisdiction", [None, "US"])
+@pytest.mark.parametrize("jurisdiction", [None, "US", "AQ", "ZZ"])
 def test_national_numbers_are_those_of_the_subject_s_country(jurisdiction: str | None) -> None:
-    assert found("phone", "030 23125 123", jurisdiction) == []
+    assert found("phone", "Tel. 030 23125 123 or 612 34 56 78", jurisdiction) == []
 
 
 @pytest.mark.parametrize("before", ["Tel.:", "Tel:", "Mobil/Fax: ", "Tel. ", "\u260e", "T "])
