@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -171,9 +172,8 @@ def print_tables(
 ) -> None:
     """The same for people."""
     console = Console()
-    table = Table(
-        Column("kind", min_width=11), title="Found with exactly the labelled bounds and kind"
-    )
+    title = "Found with exactly the labelled bounds and kind"
+    table = Table(Column("kind", min_width=11), title=title, box=SIMPLE)
     for part, texts in parts.items():
         for column in (f"{part}, {len(texts)} texts", "recall", "precision"):
             table.add_column(column, justify="right")
@@ -186,8 +186,6 @@ def print_tables(
         ]
         table.add_row(kind, *cells, end_section=kind == DETECTORS[-1])
     console.print(table)
-    sizes = ", ".join(f"{len(texts)} {part}" for part, texts in parts.items())
-    console.print(f"texts: {sizes}")
     for kind, cost in costs.items():
         console.print(f"{cost:6.0f} µs a record of {RECORD_BYTES} bytes {kind}")
     versions = ", ".join(f"{name} {v}" for name, v in engine_versions(DETECTORS).items())

@@ -8,6 +8,7 @@ are written like that, it counts only behind a word that announces it.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 CUE_CHARS = 40
@@ -50,13 +51,22 @@ def national_ids(text: str, jurisdiction: str | None) -> Iterator[tuple[int, int
     That is an ISO alpha-2 code. The numbers are the country's own, and those of other countries
     that no other number looks like; only the latter where nobody knows the country.
     """
-    any_kind, kinds = _BY_COUNTRY.get(jurisdiction or "", _ELSEWHERE)
+    any_kind, kinds = _kinds(jurisdiction)
     for start in _starts(text):
         if any_kind.match(text, start):
             for kind in kinds:
                 end = kind.end(text, start)
                 if end:
                     yield start, end
+
+
+@cache
+def _kinds(jurisdiction: str | None) -> tuple[re.Pattern[str], tuple[NationalId, ...]]:
+    """What is looked for in a country, and a pattern that matches where one of it is written."""
+    kinds = (*_OWN.get(jurisdiction or "", ()), *_UNMISTAKABLE)
+    # The pattern has no groups: where a kind repeats a separator, any one will do.
+    shapes = "|".join(kind.written.pattern.replace(r"\1", "[ .-]?") for kind in kinds)
+    return re.compile(shapes, re.IGNORECASE), kinds
 
 
 def _starts(text: str) -> Iterator[int]:
@@ -169,15 +179,3 @@ _OWN: dict[str, tuple[NationalId, ...]] = {
     ),
     "ZA": (_id(r"\d{6} ?\d{4} ?\d{3}", "za.idnr"),),
 }
-
-
-def _with_all(own: tuple[NationalId, ...]) -> tuple[re.Pattern[str], tuple[NationalId, ...]]:
-    """A pattern that matches where one of the kinds is written, and the kinds."""
-    kinds = (*own, *_UNMISTAKABLE)
-    # The pattern has no groups of its own: what refers to them is matched by the kinds.
-    shapes = "|".join(re.sub(r"\\1", "[. -]?", kind.written.pattern) for kind in kinds)
-    return re.compile(shapes, re.IGNORECASE), kinds
-
-
-_ELSEWHERE = _with_all(())
-_BY_COUNTRY = {country: _with_all(own) for country, own in _OWN.items()}

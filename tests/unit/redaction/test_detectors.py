@@ -65,9 +65,9 @@ def test_a_telephone_number_is_found_as_it_is_written(
     assert found("phone", f"({written})", jurisdiction) == [written]
 
 
-@pytest.mark.parametrize("jurisdiction", [None, "US"])
+@pytest.mark.parametrize("jurisdiction", [None, "US", "AQ", "ZZ"])
 def test_national_numbers_are_those_of_the_subject_s_country(jurisdiction: str | None) -> None:
-    assert found("phone", "030 23125 123", jurisdiction) == []
+    assert found("phone", "Tel. 030 23125 123 or 612 34 56 78", jurisdiction) == []
 
 
 @pytest.mark.parametrize("before", ["Tel.:", "Tel:", "Mobil/Fax: ", "Tel. ", "\u260e", "T "])
@@ -184,6 +184,9 @@ def test_the_port_is_no_part_of_the_address() -> None:
     "text",
     [
         "1.2.3.4",
+        "3.11.7.1",
+        "a::b",
+        "12::30",
         "version 10.20.30.40",
         "v10.20.30.40",
         "203.0.113.256",
@@ -293,6 +296,8 @@ def test_an_assigned_secret_is_found_without_its_name(text: str, value: str) -> 
         "Passwort: siehe Aushang",
         "Mot de passe : demandez à l'accueil",
         "PASSWORD=$DB_PASSWORD",
+        "token = next(tokens)",
+        "password = os.environ['PASSWORD']",
         "API_KEY=<your key>",
         "password: ********",
         "api_key: xxxxxxxx",
