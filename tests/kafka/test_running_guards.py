@@ -145,10 +145,10 @@ async def test_a_bootstrap_slower_than_deletions_are_kept_never_gets_ready(
     # Checked: gets ready where `ConsentView.high_watermarks` does not see for how long the table
     # was behind.
     monkeypatch.setattr(worker_module, "ConsentView", SlowView)
-    monkeypatch.setattr(SlowView, "delay_seconds", 0.5)
-    topics = {"consent": {"delete.retention.ms": "2000"}}
+    monkeypatch.setattr(SlowView, "delay_seconds", 1.0)
+    topics = {"consent": {"delete.retention.ms": "6000"}}
     site = await make_site("slow", topics=topics)
-    await site.feed.many(site.consent, [consent(f"m{n}") for n in range(30_000)])
+    await site.feed.many(site.consent, [consent(f"m{n}") for n in range(20_000)])
     await site.feed.many(site.content, [post("m1", "1")])
 
     async with working(site) as running:

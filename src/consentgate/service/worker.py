@@ -389,6 +389,12 @@ async def _close(what: str, stopping: Coroutine[Any, Any, None]) -> None:
     try:
         async with asyncio.timeout(REVOKE_SECONDS_MAX):
             await stopping
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # A task of the client's that the client has cancelled itself, as when it closes in an outage.
+        log.warning("closing failed", what=what, error=repr(error))
     except Exception as error:
         log.warning("closing failed", what=what, error=repr(error))
 
