@@ -22,8 +22,8 @@ help: ## List the targets
 demo: $(STAMP) ## See the main job done on a real, embedded Kafka
 	$(BIN)/consentgate demo
 
-test: $(STAMP) ## Run all tests, those on the embedded Kafka too
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run all tests, two files at a time, those on the embedded Kafka too
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types test ## Run all that must pass before a commit: lint, types and test
 

@@ -393,7 +393,7 @@ async def _close(what: str, stopping: Coroutine[Any, Any, None]) -> None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        # A task of the client's that the client has cancelled itself, as when it closes in an outage.
+        # A task of the client's, by the client itself, as when it is closed in an outage.
         log.warning("closing failed", what=what, error=repr(error))
     except Exception as error:
         log.warning("closing failed", what=what, error=repr(error))
