@@ -1,6 +1,7 @@
 """What the service asks of the cluster itself: topics, their settings, the group's bookmarks."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ _REFUSALS = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 COORDINATOR_SECONDS_MAX = 10.0
 """How long an answer of the group's coordinator is awaited."""
+
+KNOWN_SECONDS_MAX = 10.0
+"""How long a new topic is awaited."""
+
+KNOWN_CHECK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,15 @@ class Cluster:
             if error_code:
                 detail = next((text for text in message if text), error.__name__)
                 raise ConfigError(f"the topic {name} could not be created: {detail}")
+        await self._await_known(plan)
         return True
+
+    async def _await_known(self, plan: TopicPlan) -> None:
+        """Return when the broker knows of a new topic: its metadata come a little later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_SECONDS_MAX):
+                while plan.name not in await self.partition_counts([plan.name]):  # noqa: ASYNC110
+                    await asyncio.sleep(KNOWN_CHECK_SECONDS)
 
     async def delete(self, topics: Iterable[str]) -> list[str]:
         """Delete topics; the names of those that are there and that the cluster did not delete."""
