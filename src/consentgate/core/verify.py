@@ -211,6 +211,9 @@ class ChainVerifier:
     def entry(self, place: str, value: bytes, record: LedgerRecord, slice_: Slice) -> None:
         """Check one ledger entry; the table stands at its frontier, exactly."""
         self._check_chain(place, value, record)
+        if not _adds_up(record):
+            why = "the entry's counts are not those of its outcomes, or its offsets"
+            self._tallies["S7"].violation(place, why)
         self._owners = self._find_owners(slice_)
         gate = self._gates.get(record.policy)
         if gate is None or slice_.content is None:
@@ -498,6 +501,16 @@ def _outcomes(record: LedgerRecord) -> dict[int, Reason]:
     """The recorded reason of each offset that holds a record."""
     codes = enumerate(read_codes(record.outcomes), start=record.source.first)
     return {offset: reason for offset, reason in codes if reason is not None}
+
+
+def _adds_up(record: LedgerRecord) -> bool:
+    """Whether there is one code for each offset, and whether each outcome is counted."""
+    counts: Counter[str] = Counter()
+    for by_reason in record.counts.values():
+        counts.update(by_reason)
+    codes = read_codes(record.outcomes)
+    offsets = record.source.last - record.source.first + 1
+    return len(codes) == offsets and counts == Counter(map(str, filter(None, codes)))
 
 
 def source_of(headers: Headers, verdict: Verdict) -> bytes:

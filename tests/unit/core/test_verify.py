@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -249,6 +250,7 @@ def set_reason(entry: Entry, offset: int, reason: str | None) -> None:
         outcomes["reasons"].append(reason)
     code = 255 if reason is None else outcomes["reasons"].index(reason)
     codes[offset - entry["source"]["first"]] = code
+    entry["counts"] = {"*": Counter(outcomes["reasons"][code] for code in codes if code != 255)}
     outcomes["codes"] = base64.b64encode(zlib.compress(codes)).decode()
 
 
@@ -281,6 +283,22 @@ def test_an_entry_that_was_changed_is_found() -> None:
     entry["decided_at"] += 1
     made.written[1].value = json.dumps(entry).encode()
     assert "was changed" in findings(made.verified())["S7"][0]
+
+
+@pytest.mark.parametrize("edit", ["counts", "offsets"])
+def test_an_entry_that_does_not_add_up_is_found_under_a_policy_that_is_not_given(edit: str) -> None:
+    # Checked: nobody adds up what cannot be decided again, because content or policy is missing.
+    def spoil(entry: Entry) -> None:
+        if edit == "counts":
+            entry["counts"]["*"]["opted-in"] += 1
+        else:
+            entry["source"]["last"] += 1
+
+    made = topics()
+    made.rewrite(2, spoil)
+    assert findings(made.verified(policies=[])) == {
+        "S7": ["ledger-0@2: the entry's counts are not those of its outcomes, or its offsets"]
+    }
 
 
 def test_an_entry_that_was_left_out_is_found_by_the_chain_and_by_the_offsets() -> None:
@@ -494,7 +512,7 @@ def test_what_was_forwarded_without_permission_is_found() -> None:
 
 def test_an_entry_with_other_facts_is_found_though_its_outcomes_are_the_same() -> None:
     made = topics()
-    made.rewrite(1, lambda entry: entry["counts"].clear())
+    made.rewrite(1, lambda entry: entry["counts"].update(GB=entry["counts"].pop("*")))
     assert findings(made.verified()) == {
         "S1": ["ledger-0@1: the entry differs from the one recomputed"]
     }
