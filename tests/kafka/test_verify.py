@@ -40,6 +40,7 @@ from harness import (
     Sent,
     Site,
     SiteFactory,
+    commit_by_hand,
     consent,
     post,
     spoil_header_names,
@@ -90,8 +91,11 @@ async def site(
     return site
 
 
-async def edited(site: Site, role: str, edit: Edit) -> Config:
-    """A configuration that names a copy of one topic in which something was edited."""
+async def edited(site: Site, role: str, edit: Edit, partitions: int | None = None) -> Config:
+    """A configuration that names a copy of one topic in which something was edited.
+
+    The copy can have more partitions than the topic.
+    """
     topic = getattr(site.config.topics, role)
     name = f"{topic}-{uuid.uuid4().hex[:4]}"
     settings = kafka_settings(site.config.kafka)
@@ -99,7 +103,8 @@ async def edited(site: Site, role: str, edit: Edit) -> Config:
     configs = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
     if role == "decisions":
         configs["message.timestamp.type"] = "LogAppendTime"
-    await site.probe.admin.create_topics([NewTopic(name, counts, 1, topic_configs=configs)])
+    new = NewTopic(name, partitions or counts, 1, topic_configs=configs)
+    await site.probe.admin.create_topics([new])
 
     async def described() -> bool:
         (found,) = await site.probe.admin.describe_topics([name])
@@ -154,6 +159,47 @@ async def test_a_record_without_a_source_is_found(site: Site) -> None:
     offset = await site.feed.one(config.topics.training, Sent(b"p0", b"{}"), 1)
     found = findings(await verified(config))
     assert found["S7"][0].startswith(f"{config.topics.training}-1@{offset}: ")
+
+
+def claiming(source: str) -> Sent:
+    """A record that nobody forwarded."""
+    return Sent(b"p0", b"{}", None, [("consentgate.source", source.encode())])
+
+
+async def test_a_record_that_claims_a_place_whose_outputs_go_elsewhere_is_found(
+    site: Site,
+) -> None:
+    # Each chain reads the partition of its own outputs, and so nobody saw these.
+    content = site.config.topics.content
+    sources = [f"{content}-0@0", f"{content}-2@0", f"{content}-01@0", f"{content}-1@x"]
+    config = await edited(site, "training", lambda number, value: value)
+    topic = config.topics.training
+    offsets = [await site.feed.one(topic, claiming(source), 1) for source in sources]
+    assert findings(await verified(config)) == {
+        "S7": [
+            f"{topic}-1@{offset}: with a source that does not go there, "
+            "but no ledger entry accounts for it"
+            for offset in offsets
+        ]
+    }
+
+
+async def test_a_record_where_no_chain_writes_is_found(site: Site) -> None:
+    config = await edited(site, "training", lambda number, value: value, partitions=4)
+    topic = config.topics.training
+    forged = claiming(f"{config.topics.content}-1@0")
+    offset = await site.feed.one(topic, forged, 3)
+    (finding,) = findings(await verified(config))["S7"]
+    assert finding.startswith(f"{topic}-3@{offset}: ")
+
+
+async def test_a_record_that_claims_another_topic_is_not_passed_in_silence(site: Site) -> None:
+    # Several groups may share a topic; whose chains these are, nobody knows here.
+    config = await edited(site, "training", lambda number, value: value)
+    await site.feed.one(config.topics.training, claiming("elsewhere-0@0"), 1)
+    verification = await verified(config)
+    assert findings(verification) == {}
+    assert verification.tallies["S7"].unchecked == {"outputs that name another content topic": 1}
 
 
 async def test_a_ledger_entry_that_was_changed_is_found(site: Site) -> None:
@@ -263,6 +309,21 @@ async def short_lived(make_site: SiteFactory) -> Site:
         await site.decided()
     assert (await site.check()).reasons() == {"opted-in": 4, "withdrawn": 1, "undecodable": 1}
     return site
+
+
+async def test_content_before_the_first_entry_is_not_passed_in_silence(
+    make_site: SiteFactory,
+) -> None:
+    # A group goes on from an offset that somebody else has set, and accounts for nothing before.
+    site = await make_site("midst")
+    await site.feed.many(site.consent, [consent("anna")])
+    await site.feed.many(site.content, [post("anna", str(number)) for number in range(5)])
+    await commit_by_hand(site, 3)
+    async with working(site):
+        await site.decided()
+    verification = await verified(site.config)
+    assert findings(verification) == {}
+    assert verification.tallies["S7"].unchecked == {"content before the first ledger entry": 3}
 
 
 async def delete_below(site: Site, role: str, offset: int) -> None:

@@ -15,6 +15,7 @@ from consentgate.core.decide import (
     Person,
     decide_by_key,
     decide_by_subject,
+    headers_bytes,
     is_too_large,
     judge_person,
 )
@@ -342,6 +343,9 @@ class Gate:
                     return None
                 output = left[0]
                 headers = [(name, shown(found, work)) for name, found in output.headers]
+                came_with = [header for header in headers if header[0] not in _OWN_HEADERS]
+                if headers_bytes(came_with) > self.limits.max_headers_bytes:
+                    return None  # A pseudonym can be far longer than what it stands for.
                 changed = Output(output.timestamp_ms, shown(output.key, work), value, headers)
                 return changed, (work.subject, record, person)
             except Exception:

@@ -181,6 +181,8 @@ class ChainVerifier:
         self._recent: deque[tuple[int, Counter[bytes]]] = deque()
         self._exposed_since_ms: list[int] = []
         self._expired: set[Verdict] = set()
+        self._pseudonymized = False  # by a policy of the entries so far
+        self._policy_was_missing = False
 
     def expired(self, verdict: Verdict) -> None:
         """The topic of these outcomes does not begin at its first offset any more."""
@@ -209,6 +211,9 @@ class ChainVerifier:
     def entry(self, place: str, value: bytes, record: LedgerRecord, slice_: Slice) -> None:
         """Check one ledger entry; the table stands at its frontier, exactly."""
         self._check_chain(place, value, record)
+        if not _adds_up(record):
+            why = "the entry's counts are not those of its outcomes, or its offsets"
+            self._tallies["S7"].violation(place, why)
         self._owners = self._find_owners(slice_)
         gate = self._gates.get(record.policy)
         if gate is None or slice_.content is None:
@@ -216,7 +221,8 @@ class ChainVerifier:
             recorded = _outcomes(record)
             for name in ("S1", "S3"):
                 self._tallies[name].unchecked[why] += len(recorded)
-            self._check_presence(place, record, recorded, slice_)
+            self._check_presence(recorded, slice_)
+            self._check_changes(place, record, gate, slice_)
         else:
             self._check_outcome(place, record, gate, slice_)
         self._previous = record
@@ -249,6 +255,15 @@ class ChainVerifier:
     def surplus(self, place: str, what: str) -> None:
         """An output that no ledger entry accounts for."""
         self._tallies["S7"].violation(place, f"{what}, but no ledger entry accounts for it")
+
+    def foreign(self) -> None:
+        """An output that names another content topic as its source."""
+        self._tallies["S7"].unchecked["outputs that name another content topic"] += 1
+
+    def skipped(self, records: int) -> None:
+        """So many content records that are still there lie before the first ledger entry."""
+        if records:
+            self._tallies["S7"].unchecked["content before the first ledger entry"] += records
 
     def _find_owners(self, slice_: Slice) -> list[bytes]:
         """Whose each forwarded record is: by its source, or by itself where that has expired."""
@@ -289,7 +304,7 @@ class ChainVerifier:
     def _check_outcome(self, place: str, record: LedgerRecord, gate: Gate, slice_: Slice) -> None:
         assert slice_.content is not None, "expired content is not decided again"
         outcome = gate.judge(slice_.content, record.previous, record.decided_at, self._changes)
-        self._check_retractions(place, outcome, slice_)
+        self._check_retractions(place, gate, outcome, slice_)
         recorded = _outcomes(record)
         recomputed = {
             r.offset: made
@@ -359,15 +374,23 @@ class ChainVerifier:
             self._latest_of(placed, owner, broker_time=placed.source_offset in by_broker)
         self._tallies["S3"].checked += len(slice_.training)
 
-    def _check_presence(
-        self, place: str, record: LedgerRecord, recorded: Mapping[int, Reason], slice_: Slice
-    ) -> None:
+    def _check_presence(self, recorded: Mapping[int, Reason], slice_: Slice) -> None:
         self._check_places("forwarded", recorded, slice_.training, Verdict.FORWARD)
         self._check_places("quarantined", recorded, slice_.quarantine, Verdict.QUARANTINE)
+
+    def _check_changes(
+        self, place: str, record: LedgerRecord, gate: Gate | None, slice_: Slice
+    ) -> None:
+        """What is to be retracted follows from the changes alone, without any content."""
+        if gate is not None:
+            nothing = Batch(record.source.first, record.source.last + 1, ())
+            outcome = gate.judge(nothing, record.previous, record.decided_at, self._changes)
+            self._check_retractions(place, gate, outcome, slice_)
+            return
+        self._policy_was_missing = True
         if self._changes:
-            self._tallies["S6"].unchecked[f"no policy given for {record.policy}"] += len(
-                self._changes
-            )
+            why = f"no policy given for {record.policy}"
+            self._tallies["S6"].unchecked[why] += len(self._changes)
 
     def _check_places(
         self, what: str, recorded: Mapping[int, Reason], found: Sequence[Placed], verdict: Verdict
@@ -393,22 +416,37 @@ class ChainVerifier:
             # Retention removes the oldest first: what comes after the first one left is there.
             self._expired.discard(verdict)
 
-    def _check_retractions(self, place: str, outcome: BatchOutcome, slice_: Slice) -> None:
+    def _check_retractions(
+        self, place: str, gate: Gate, outcome: BatchOutcome, slice_: Slice
+    ) -> None:
         tally = self._tallies["S6"]
-        found = {(_consent_place(p.record.value), p.record.key) for p in slice_.retractions}
+        self._pseudonymized |= any(rule.pseudonymize for rule in gate.policy.rules)
+        found = {_retracted(placed.record) for placed in slice_.retractions}
         # Somebody's records in several partitions can have come in another order.
         scattered = len(outcome.frontier) > 1
-        others = {placed.record.key for placed in slice_.retractions if scattered}
-        tally.checked += len(outcome.retractions)
+        others = {key for _, key in found if scattered}
+        plain = {change.subject for change in outcome.retracted}
         for retraction in outcome.retractions:
-            wanted = _consent_place(retraction.value)
-            if (wanted, retraction.key) not in found and retraction.key not in others:
+            wanted, _ = _retracted(retraction)
+            if (wanted, retraction.key) in found or retraction.key in others:
+                tally.checked += 1
+            elif retraction.key in plain or self._pseudonymized:
+                tally.checked += 1
                 tally.violation(place, f"the change at {wanted} is covered, but not retracted")
+            elif self._policy_was_missing:
+                # A key may have been added since: the hash of a policy without pseudonyms names
+                # none. Where every policy so far is such a one, nothing left under a pseudonym.
+                tally.unchecked["a subject may have left under a pseudonym"] += 1
 
     def _leaves_ineligible(self, change: ConsentChange) -> bool:
-        previous = self._previous
-        gate = self._gates.get(previous.policy) if previous is not None else None
-        return gate is not None and bool(gate.ineligible([change], change.timestamp_ms))
+        if self._previous is None:
+            return False
+        gate = self._gates.get(self._previous.policy)
+        if gate is None:
+            for name in ("S2", "S5"):
+                self._tallies[name].unchecked[f"no policy given for {self._previous.policy}"] += 1
+            return False
+        return bool(gate.ineligible([change], change.timestamp_ms))
 
     def _check_fresh(self, change: ConsentChange, place: str, *, broker_time: bool) -> None:
         tally = self._tallies["S2"]
@@ -465,6 +503,16 @@ def _outcomes(record: LedgerRecord) -> dict[int, Reason]:
     return {offset: reason for offset, reason in codes if reason is not None}
 
 
+def _adds_up(record: LedgerRecord) -> bool:
+    """Whether there is one code for each offset, and whether each outcome is counted."""
+    counts: Counter[str] = Counter()
+    for by_reason in record.counts.values():
+        counts.update(by_reason)
+    codes = read_codes(record.outcomes)
+    offsets = record.source.last - record.source.first + 1
+    return len(codes) == offsets and counts == Counter(map(str, filter(None, codes)))
+
+
 def source_of(headers: Headers, verdict: Verdict) -> bytes:
     """Where an output of this verdict came from, as topic-partition@offset.
 
@@ -487,8 +535,11 @@ def _quarantine_source(headers: Headers) -> bytes:
     return topic + b"-" + partition + b"@" + offset
 
 
-def _consent_place(value: bytes | None) -> str:
-    return str(orjson.loads(value or b"{}").get("consent"))
+def _retracted(retraction: Any) -> tuple[str, bytes | None]:
+    """The change that is retracted, and whom; nobody where key and value name different ones."""
+    body, key = orjson.loads(retraction.value or b"{}"), retraction.key or b""
+    is_of_key = body.get("subject") == key.decode(errors="replace")
+    return str(body.get("consent")), key if is_of_key else None
 
 
 def _same(output: Output, record: Any) -> bool:

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 import orjson
+from aiokafka import TopicPartition
 
 from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.decode import consent_decoder, content_decoder, subject_reader
-from consentgate.core.gate import SOURCE_HEADER, Batch
+from consentgate.core.gate import Batch
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
 from consentgate.core.model import Verdict
 from consentgate.core.policy import Policy
@@ -41,6 +42,9 @@ from consentgate.tools.lookback import read_state
 
 CHAINS_AT_ONCE = 4
 """While one waits for the broker the other is checked; each holds a table of consent states."""
+
+_NO_ERRORS = source_of((), Verdict.QUARANTINE)
+"""Where a record came from that is in quarantine without saying so."""
 
 
 async def verify(
@@ -210,6 +214,7 @@ class _ChainWalk:
             next_offset = await self._next_offset(at.decisions, ledger.end)
             await self._rest(training, "forwarded", next_offset)
             await self._rest(quarantine, "quarantined", next_offset)
+            await self._judge_unused_partitions()
             await self._apply_consent(consent, {str(p): c.end for p, c in consent.items()})
             self._verifier.finish()
 
@@ -247,8 +252,11 @@ class _ChainWalk:
 
     async def _content(self, cursor: Cursor, record: LedgerRecord) -> Batch | None:
         first, next_offset = record.source.first, record.source.last + 1
+        fetched = await cursor.below(next_offset)
         # What an entry before this one should have accounted for is that one's finding.
-        records = [r for r in await cursor.below(next_offset) if r.offset >= first]
+        records = [r for r in fetched if r.offset >= first]
+        if self._last < 0:
+            self._verifier.skipped(len(fetched) - len(records))
         if first < cursor.start and first < next_offset:
             return None
         return Batch(
@@ -303,13 +311,37 @@ class _ChainWalk:
             elif not self._last < offset < next_offset:
                 self._verifier.surplus(cursor.place(output), what)
 
+    async def _judge_unused_partitions(self) -> None:
+        """Whatever lies where no chain writes; each chain looks at its share of these."""
+        topics, chains = self._config.topics, len(self._layout.content_partitions)
+        for topic in (topics.training, topics.quarantine):
+            for partition in range(self._partition + chains, self._layout.counts[topic], chains):
+                async with open_cursor(self._settings, topic, partition) as cursor:
+                    while (output := await cursor.next()) is not None:
+                        self._judge_stranger(cursor, output)
+
     def _judge_stranger(self, cursor: Cursor, output: Any) -> None:
         """An output that is not this chain's: another chain's, or nobody's."""
-        chains = len(self._layout.content_partitions)
-        names = [name for name, _ in output.headers]
-        claimed = SOURCE_HEADER in names or "__connect.errors.offset" in names
-        if not claimed and self._partition == cursor.partition % chains:
-            self._verifier.surplus(cursor.place(output), "without a source")
+        if self._partition != cursor.partition % len(self._layout.content_partitions):
+            return  # Said once, though several chains may write there.
+        source = self._source_in(cursor, output)
+        place, topic = cursor.place(output), self._config.topics.content.encode()
+        if source in (b"", _NO_ERRORS):
+            self._verifier.surplus(place, "without a source")
+        elif not source.startswith(topic + b"-"):
+            self._verifier.foreign()
+        elif not self._is_of_a_chain(cursor, source):
+            self._verifier.surplus(place, "with a source that does not go there")
+
+    def _is_of_a_chain(self, cursor: Cursor, source: bytes) -> bool:
+        """Whether the source is a place in a content partition whose outputs go here."""
+        name, _, offset = source.rpartition(b"@")
+        here = TopicPartition(cursor.topic, cursor.partition)
+        return offset.isdigit() and any(
+            name == f"{self._config.topics.content}-{partition}".encode()
+            and here in self._layout.outputs(partition).all()
+            for partition in self._layout.content_partitions
+        )
 
     def _ledger_record(self, value: bytes | None) -> LedgerRecord | None:
         """The entry in a ledger record's value; None where nobody can make sense of it."""
@@ -323,9 +355,12 @@ class _ChainWalk:
 
     def _source_offset(self, cursor: Cursor, output: Any) -> int | None:
         """The content offset of which the output came; None where it is not of this chain."""
-        is_training = cursor.topic == self._config.topics.training
-        source = source_of(output.headers, Verdict.FORWARD if is_training else Verdict.QUARANTINE)
+        source = self._source_in(cursor, output)
         if not source.startswith(self._source):
             return None
         offset = source.removeprefix(self._source)
         return int(offset) if offset.isdigit() else None
+
+    def _source_in(self, cursor: Cursor, output: Any) -> bytes:
+        is_training = cursor.topic == self._config.topics.training
+        return source_of(output.headers, Verdict.FORWARD if is_training else Verdict.QUARANTINE)

@@ -235,6 +235,14 @@ def test_what_grows_beyond_the_limit_is_withheld() -> None:
     assert reasons(judge(batch(value), GENESIS, NOW_MS)) == [Reason.REDACTION_FAILED]
 
 
+def test_headers_that_grow_beyond_the_limit_are_withheld() -> None:
+    # Checked: the broker refuses the record, for ever, where pseudonyms in headers are not counted.
+    headers = [("h", b"m1")] * 3
+    for limit, left in ((3 * 65, Reason.NOT_OPTED_OUT), (3 * 65 - 1, Reason.REDACTION_FAILED)):
+        judge = gate(PSEUDONYMIZING, max_headers_bytes=limit).judge
+        assert reasons(judge(batch(event(), headers=headers), GENESIS, NOW_MS)) == [left]
+
+
 def test_what_was_foreseen_and_done_is_taken_and_what_was_not_is_done() -> None:
     judge = gate(REDACTING)
     values = batch(event(body={"text": "secret"}), event(body={"text": "secret"}))
