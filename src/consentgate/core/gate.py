@@ -143,6 +143,10 @@ class Gate:
                     work[record.offset, person] = to_do
         return work
 
+    def foresees_alike(self, then_ms: int, now_ms: int) -> bool:
+        """Whether what was foreseen at one moment was so by the rules that hold at the other."""
+        return not self.policy.transforms or self.policy.at(then_ms) is self.policy.at(now_ms)
+
     def judge(
         self,
         batch: Batch,

@@ -378,9 +378,7 @@ class Partition:
     def _attempt(self, batch: Batch) -> Steps[_Objection | None]:
         """Decide and commit; the objection, where it was aborted to be decided anew."""
         fetched = yield from ask(ReadClock())
-        yield from self._transform(batch, fetched)
-        read_at = yield from self._freshen()
-        fresh = yield from ask(ReadClock())
+        read_at, fresh = yield from self._prepare(batch, fetched)
         # From the reply to the end of the judgement nothing else runs: the frontier that is
         # recorded is the one that every decision of the batch saw.
         outcome = self.gate.judge(
@@ -405,6 +403,17 @@ class Partition:
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, age_ms))
         self._refuse_doubt(doubtful)
         return None
+
+    def _prepare(self, batch: Batch, fetched: Moment) -> Steps[tuple[Moment, Moment]]:
+        """All that comes before the decision: when the high watermark was read, and the moment."""
+        foreseen_at = fetched
+        while True:
+            yield from self._transform(batch, foreseen_at)
+            read_at = yield from self._freshen()
+            fresh = yield from ask(ReadClock())
+            if self.gate.foresees_alike(foreseen_at.unix_ms, fresh.unix_ms):
+                return read_at, fresh
+            foreseen_at = fresh
 
     def _transform(self, batch: Batch, now: Moment) -> Steps[None]:
         """Have done before the decision what would take long in it, as far as it is foreseen."""

@@ -46,6 +46,8 @@ FRESH_SECONDS_MAX = 3.0
 _SECONDS_MAX: dict[type[Step[Any]], float] = {
     # Where the group's offsets are gone, the whole ledger is read.
     ReadPosition: 1_800.0,
+    # Several partitions may wait for the same processes, each with a batch of some megabytes.
+    Transform: 45.0,
 }
 
 

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.synchronize import Event
 
 from consentgate.core.transform import Transformer, Work
 
 CHUNK_RECORDS_MIN = 32
 """Fewer are not worth a process of their own."""
+
+
+class PoolStopped(Exception):
+    """The worker ends; nobody waits for what was to be transformed."""
 
 
 class TransformPool:
@@ -22,6 +27,7 @@ class TransformPool:
         self._transformer = transformer
         self._processes = processes or os.cpu_count() or 1
         self._executor: ProcessPoolExecutor | None = None
+        self._stopping: Event | None = None
 
     async def transform(self, works: Sequence[Work]) -> list[bytes | None]:
         """The transformed values in the order of the works; None for what cannot be transformed.
@@ -46,24 +52,28 @@ class TransformPool:
         return [value for chunk in done for value in chunk]
 
     def stop(self) -> None:
-        """End the processes after what they have in hand."""
+        """End the processes after the record that each has in hand."""
+        if self._stopping is not None:
+            self._stopping.set()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
         # Not forked: a copy of this process would hold its connections and its table of subjects.
-        return ProcessPoolExecutor(
-            self._processes, get_context("spawn"), _begin, (self._transformer,)
-        )
+        context = get_context("spawn")
+        self._stopping = context.Event()
+        known = self._transformer, self._stopping
+        return ProcessPoolExecutor(self._processes, context, _begin, known)
 
 
 _transformer = Transformer()
+_stopping: Event | None = None
 """Of a process of the pool."""
 
 
-def _begin(transformer: Transformer) -> None:
-    global _transformer  # noqa: PLW0603 - A process of the pool has one, from here on.
-    _transformer = transformer
+def _begin(transformer: Transformer, stopping: Event) -> None:
+    global _transformer, _stopping
+    _transformer, _stopping = transformer, stopping
     # The worker puts the pool away itself after a Ctrl-C, which reaches this process, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -82,6 +92,9 @@ def _transform(works: Sequence[Work]) -> list[bytes | None]:
 
 
 def _transform_one(work: Work) -> bytes | None:
+    # Nobody waits for it any more, but the interpreter would, when the worker ends.
+    if _stopping is not None and _stopping.is_set():
+        raise PoolStopped
     try:
         return _transformer.value(work)
     except Exception:

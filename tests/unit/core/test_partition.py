@@ -1223,3 +1223,19 @@ def test_the_next_batch_is_redacted_itself() -> None:
             record.key.decode() for record in batch(first=first).records
         ]
         hand.past(Commit)
+
+
+def test_what_was_foreseen_before_a_rule_ended_is_foreseen_anew() -> None:
+    hand = Hand(policy=REDACTING)
+    hand.now_ms = PAUSE_MS - 1_000
+    hand.publish(batch())
+    hand.past(Transform)
+    hand.now_ms = PAUSE_MS
+    hand.past(Commit)
+    hand.until(Fetch)
+    steps = names(hand.done)
+    # Nobody may be used by then, so there is nothing to transform; the barrier was asked for again.
+    assert steps.count("Transform") == 1
+    assert steps[steps.index("Transform") :].count("AwaitFrontier") == 3
+    (outcome,) = hand.committed()
+    assert not outcome.training

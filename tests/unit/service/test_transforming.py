@@ -1,5 +1,6 @@
 """The processes that redact: in order, replaced when one dies, gone with the worker."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,13 +14,16 @@ import pytest
 
 from consentgate.core.policy import Basis, Rule
 from consentgate.core.transform import Transformer, Work
-from consentgate.service.transforming import CHUNK_RECORDS_MIN, TransformPool
+from consentgate.service.transforming import CHUNK_RECORDS_MIN, PoolStopped, TransformPool
 
+SLOW_SECONDS = 0.5
 RULE = Rule(("*",), Basis.OPT_OUT, redact=("email",))
 
 
 def shout(texts: Sequence[str], detectors: Sequence[str], jurisdiction: str | None) -> list[str]:
     """An engine that needs no library; it cannot do everything."""
+    if "slow" in texts:
+        time.sleep(SLOW_SECONDS)
     if "cannot" in texts:
         raise ValueError("cannot")
     return [text.upper() for text in texts]
@@ -55,6 +59,23 @@ async def test_after_the_death_of_a_process_there_are_others(pool: TransformPool
     with pytest.raises(BrokenProcessPool):
         await pool.transform(works("a"))
     assert await pool.transform(works("a")) == [b'{"body":"A"}']
+
+
+async def test_a_pool_that_stops_does_not_finish_what_nobody_waits_for(
+    pool: TransformPool,
+) -> None:
+    await pool.transform(works("a"))
+    executor = pool._executor
+    assert executor is not None
+    slow = asyncio.ensure_future(pool.transform(works(*["slow"] * CHUNK_RECORDS_MIN)))
+    while not executor._pending_work_items:  # noqa: ASYNC110 - Nobody tells when it has begun.
+        await asyncio.sleep(0.01)
+    pool.stop()
+    with pytest.raises((PoolStopped, asyncio.CancelledError)):
+        await slow
+    began = time.monotonic()
+    await asyncio.to_thread(executor.shutdown)
+    assert time.monotonic() - began < CHUNK_RECORDS_MIN * SLOW_SECONDS / 2
 
 
 async def test_no_process_is_there_before_there_is_work(pool: TransformPool) -> None:
