@@ -1,5 +1,6 @@
 """The command line: one module for each kind of work that people do with it."""
 
+import logging
 import sys
 import traceback
 
@@ -20,11 +21,14 @@ for group in (operate, fixtures, evidence, questions, policies):
 
 
 def main() -> None:
-    """Run the command line; an error becomes one message and its exit code."""
+    """Run the command line; an error becomes a message and its exit code."""
+    # The client reports every retry as an error; what matters of it reaches our own messages.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         app()
     except ConsentgateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()

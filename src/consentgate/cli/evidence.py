@@ -7,7 +7,7 @@ import msgspec
 import orjson
 import typer
 
-from consentgate.cli.options import ConfigOption, Format, FormatOption, progress_bar
+from consentgate.cli.options import ConfigOption, Format, FormatOption, configured, progress_bar
 from consentgate.config import load_config
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy
@@ -35,7 +35,7 @@ def verify(
     ] = False,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Check from the topics alone that nothing slipped through; exit 1 on a violation.
+    """Check from the topics alone that nothing slipped through. Exit 1 on a violation.
 
     Example: consentgate verify -c consentgate.yaml --policy linkedin --strict
     """
@@ -68,11 +68,14 @@ def receipt(
     config_path: ConfigOption = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Say what the topics hold of one person: changes, effects, what went on, retractions.
+    """Say what the topics hold of one person.
+
+    When each change took effect, what went on, and where it was retracted.
 
     Example: consentgate receipt -c consentgate.yaml member-17
     """
-    config = load_config(config_path)
+    # Without the keys, what left under a pseudonym would be missing without a word.
+    config, _ = configured(config_path, None)
     with progress_bar() as progress:
         task = progress.add_task("receipt", total=None)
         made = asyncio.run(

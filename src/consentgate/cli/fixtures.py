@@ -80,7 +80,7 @@ def replay(
     ] = False,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Decide on fixtures; exit 1 where an outcome is not the expected one.
+    """Decide on fixtures. Exit 1 where an outcome is not the expected one.
 
     In memory, unless an option asks for a Kafka.
 
@@ -158,5 +158,6 @@ class _Shower:
         numbers = summary["summary"]
         print(
             f"{numbers['forward']} forwarded, {numbers['withhold']} withheld, "
-            f"{numbers['quarantine']} quarantined; {numbers['mismatches']} mismatches"
+            f"{numbers['quarantine']} quarantined; {numbers['mismatches']} "
+            f"mismatch{'' if numbers['mismatches'] == 1 else 'es'}"
         )

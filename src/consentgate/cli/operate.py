@@ -19,7 +19,9 @@ from consentgate.service.worker import Summary, Worker
 from consentgate.tools.broker import run_foreground
 
 commands = typer.Typer()
-topics = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The topics.")
+topics = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Create the topics that are missing."
+)
 commands.add_typer(topics, name="topics")
 
 
@@ -40,7 +42,12 @@ def run(
     ] = False,
     fmt: FormatOption = Format.TEXT,
     log_json: Annotated[
-        bool, typer.Option("--log-json", help="Write the log as JSON lines.")
+        bool,
+        typer.Option(
+            "--log-json",
+            help="Write the log as JSON lines, as where standard error is no terminal.",
+            show_default=False,
+        ),
     ] = not sys.stderr.isatty(),
 ) -> None:
     """Consume content, forward what is eligible, commit exactly once.
@@ -76,7 +83,9 @@ def demo(
         bool, typer.Option("--keep", help="Leave everything up until Ctrl-C; print the URLs.")
     ] = False,
 ) -> None:
-    """Show the main job on an embedded Kafka: a suspension and a withdrawal while posts come in.
+    """Show the main job on an embedded Kafka.
+
+    A country is suspended and a person withdraws while posts come in.
 
     Example: consentgate demo --keep
     """
@@ -128,8 +137,9 @@ def _print_summary(summary: Summary, fmt: Format) -> None:
         print(orjson.dumps(msgspec.to_builtins(summary)).decode())
         return
     counts = ", ".join(f"{reason} {number:,}" for reason, number in summary.counts.items())
+    events = sum(summary.counts.values())
     print(
-        f"{sum(summary.counts.values()):,} events in {summary.seconds:.1f} s "
+        f"{events:,} event{'' if events == 1 else 's'} in {summary.seconds:.1f} s "
         f"({summary.events_per_second:,.0f} events/s, {summary.cpu_seconds:.1f} s of CPU, "
         f"{summary.peak_rss_bytes / 1e6:.0f} MB): {counts or 'nothing'}"
     )

@@ -46,11 +46,12 @@ def configured(config_path: str | None, policy_name: str | None) -> tuple[Config
 
 
 def progress_bar() -> Progress:
-    """A progress bar on standard error."""
+    """A progress bar on standard error, where that is a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=err,
+        disable=not err.is_terminal,
     )

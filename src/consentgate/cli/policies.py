@@ -55,7 +55,7 @@ def timeline(
     ] = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Show which basis holds where and when; the bars are in order of time, not to its scale.
+    """Show which basis holds where and when. The bars are in order of time, not to its scale.
 
     Example: consentgate timeline linkedin --at 2024-09-20T00:00:00Z
     """
@@ -71,7 +71,7 @@ def timeline(
 def schema(
     file: Annotated[Schema, typer.Argument(help="The kind of file.")],
 ) -> None:
-    """Print the JSON Schema of a file, with which an editor completes and checks it.
+    """Print the JSON Schema of policies or configurations. Editors complete and check with it.
 
     Example: consentgate schema policy > policy.schema.json
     """

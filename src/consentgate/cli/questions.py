@@ -15,9 +15,10 @@ from consentgate.cli.options import (
     configured,
     progress_bar,
 )
-from consentgate.config import load_config
+from consentgate.config import Config, load_config
 from consentgate.core.decode import epoch_ms
 from consentgate.core.policy import utc_text
+from consentgate.engines import equip
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy, read_policy
 from consentgate.tools.diff import Side, compare_fixtures, compare_topics, diff_json, diff_lines
@@ -65,7 +66,7 @@ def explain(
     ] = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Say why one record is or is not forwarded, and what would have to change.
+    """Say why one record is or is not forwarded. Say, too, what would have to change.
 
     A record of Kafka is explained as of the ledger entry that accounts for it: the consent that was
     seen then, at that moment. No payload is printed, and no subject id.
@@ -124,7 +125,7 @@ def diff(
     ] = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Show what two policies decide differently; exit 1 where anything changes.
+    """Show what two policies decide differently. Exit 1 where anything changes.
 
     Example: consentgate diff linkedin opt-in src/consentgate/demo/story.jsonl
 
@@ -134,7 +135,7 @@ def diff(
     Example: consentgate diff linkedin mine.yaml -c consentgate.yaml --last 10000
     """
     config = load_config(config_path)
-    before, after, files = _sides(names, moments or [])
+    before, after, files = _sides(config, names, moments or [])
     if bool(files) is (last is not None):
         raise typer.BadParameter("give either fixture files, or --last N for the topics")
     if last is None:
@@ -159,14 +160,19 @@ def diff(
         raise typer.Exit(EXIT_FOUND)
 
 
-def _sides(names: list[str], moments: list[int]) -> tuple[Side, Side, list[Path]]:
+def _sides(config: Config, names: list[str], moments: list[int]) -> tuple[Side, Side, list[Path]]:
     """What is compared, and the fixture files that are left of the arguments."""
     if len(moments) > 2:
         raise typer.BadParameter("--at can be given twice at most")
     number = 1 if len(moments) == 2 else 2
     if len(names) < number:
         raise typer.BadParameter("two policies are needed, or one with --at given twice")
-    policies = [load_policy(name) for name in names[:number]]
+    if fixture := next((name for name in names[:number] if name.endswith(".jsonl")), None):
+        raise typer.BadParameter(
+            f"{fixture} stands where a policy is wanted; two policies are needed, or one with "
+            "--at given twice"
+        )
+    policies = [equip(config, load_policy(name))[0] for name in names[:number]]
     moment = moments[0] if moments else None
     before = Side(policies[0], moment)
     after = Side(policies[-1], moments[-1] if moments else None)

@@ -35,6 +35,11 @@ EXPOSURE_WINDOW_MS = 120_000
 
 CLOCK_SKEW_MS = 1_000
 
+PRODUCERS_TIMES = (
+    "record times are the producers', since a topic has not message.timestamp.type=LogAppendTime"
+)
+"""Why something about the times of content or of consent could not be checked."""
+
 BROKER_TIME = 1
 """The timestamp type of records whose time the broker has set."""
 
@@ -455,7 +460,7 @@ class ChainVerifier:
             return
         appended_ms, content_place, content_broker_time = latest
         if not (broker_time and content_broker_time):
-            tally.unchecked["record times are the producers'"] += 1
+            tally.unchecked[PRODUCERS_TIMES] += 1
             return
         tally.checked += 1
         if appended_ms > change.timestamp_ms + CLOCK_SKEW_MS:
@@ -464,7 +469,7 @@ class ChainVerifier:
     def _measure_exposure(self, change: ConsentChange, *, broker_time: bool) -> None:
         verification = self._verification
         if not broker_time:
-            self._tallies["S5"].unchecked["record times are the producers'"] += 1
+            self._tallies["S5"].unchecked[PRODUCERS_TIMES] += 1
             return
         self._tallies["S5"].checked += 1
         before = verification.exposed_records_max

@@ -116,7 +116,8 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
     missing = [name for name in names if name not in counts]
     if missing:
         raise ConfigError(
-            f"missing topics: {', '.join(missing)}. Create them with: consentgate topics create"
+            f"missing topics: {', '.join(missing)}. Create them with consentgate topics create, "
+            "and the same -c"
         )
     told = await cluster.topic_configs(judged_settings(config))
     configs = with_declared(config, told)

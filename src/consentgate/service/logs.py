@@ -28,8 +28,6 @@ def configure_logs(*, json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    # The client reports every retry as an error; what matters of it reaches our own events.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

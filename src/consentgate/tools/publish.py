@@ -53,5 +53,6 @@ async def _refuse_missing_topics(settings: KafkaSettings, topics: set[str]) -> N
         await cluster.stop()
     if missing:
         raise ConfigError(
-            f"missing topics: {', '.join(missing)}. Create them with: consentgate topics create"
+            f"missing topics: {', '.join(missing)}. Create them with consentgate topics create, "
+            "and the same -c"
         )

@@ -5,13 +5,13 @@ had been forwarded before, and where that was retracted - each with the place of
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from consentgate.config import Config
 from consentgate.core.decode import content_decoder, nested_too_deep, subject_reader
+from consentgate.core.explain import moment_text
 from consentgate.core.gate import SOURCE_HEADER
 from consentgate.core.ledger import LedgerRecord
 from consentgate.engines import load_pseudonyms
@@ -213,14 +213,20 @@ def forwarded_record(placed: Placed, retractions: Sequence[tuple[str, Retraction
 
 def receipt_lines(receipt: Receipt) -> list[str]:
     """What `receipt` prints for people."""
-    lines = [f"{len(receipt.changes)} consent records, {len(receipt.forwarded)} records forwarded"]
+    lines = [
+        f"consent records: {len(receipt.changes)}, records forwarded: {len(receipt.forwarded)}"
+    ]
     if receipt.unreadable:
         lines.append(
             f"{receipt.unreadable} records that nobody can read may say more: see what "
             "consentgate verify finds"
         )
     for change in receipt.changes:
-        lines.append(f"{_time(change.appended_at)} {change.consent} {_choices(change.record)}")
+        lines.append(
+            f"{moment_text(change.appended_at)} {change.consent} {_choices(change.record)}"
+        )
+        if not change.effects:
+            lines.append("  not in effect yet: no ledger entry covers it")
         for effect in change.effects:
             lines.append(
                 f"  in effect for {effect.source} after {effect.effect_ms} ms: {effect.entry}, "
@@ -305,10 +311,7 @@ def _choices(record: Any) -> str:
         return "deleted" if record is None else str(record)
     choices = record.get("choices") or {}
     try:
-        return ", ".join(f"{purpose}: {entry.get('choice')}" for purpose, entry in choices.items())
+        shown = (f"{purpose}: {entry.get('choice')}" for purpose, entry in choices.items())
+        return ", ".join(shown) or "no choice"
     except AttributeError:
         return "unreadable"
-
-
-def _time(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -120,12 +120,18 @@ def verification_lines(verification: Verification) -> list[str]:
         lines.append(f"{name} {PROPERTIES[name]}: {state} ({tally.checked:,} checked)")
         lines += [f"     {finding}" for finding in tally.findings]
         lines += [f"     not checked: {why}, {n:,}" for why, n in tally.unchecked.items()]
-    lines.append(
-        f"exposure: {verification.exposed_records_min:,} to {verification.exposed_records_max:,} "
-        "records were committed after their owners' withdrawals were appended, at most "
-        f"{verification.exposure_ms_max:,} ms after"
-    )
+    lines.append(_exposure_line(verification))
     return lines
+
+
+def _exposure_line(verification: Verification) -> str:
+    if not verification.exposed_records_max:
+        return "exposure: no record found that was committed after its owner's withdrawal"
+    return (
+        f"exposure: at least {verification.exposed_records_min:,} and at most "
+        f"{verification.exposed_records_max:,} records were committed after their owners' "
+        f"withdrawals were appended, at most {verification.exposure_ms_max:,} ms after"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,3 +246,29 @@ def test_what_a_rule_would_change_of_the_record_is_told(tmp_path: Path) -> None:
     for told in ("of the body only text", "redacted: email", "the subject is pseudonymized"):
         assert told in text
     assert answer_json(answer)["rule"]["redact"] == ["email"]
+
+
+def test_the_policies_of_a_diff_are_named_as_in_the_ledger(tmp_path: Path) -> None:
+    key = tmp_path / "pseudonym.key"
+    key.write_text("k" * 64, "utf-8")
+    config = tmp_path / "consentgate.yaml"
+    config.write_text(f"keys: {{pseudonym: [{key}]}}\n", "utf-8")
+    hidden = tmp_path / "hidden.yaml"
+    hidden.write_text(
+        "name: hidden\npurpose: ai-training\nrules:\n"
+        '  - {jurisdictions: ["*"], basis: opt-in, pseudonymize: true}\n',
+        "utf-8",
+    )
+    as_json = ("-c", config, "--format", "json")
+    decided = json.loads(
+        run("explain", f"{STORY}:{line_of('p1')}", "--policy", hidden, *as_json).output
+    )
+    compared = json.loads(run("diff", hidden, "opt-in", STORY, *as_json).output)
+    assert compared["before"]["policy"] == decided["policy"]
+    assert decided["policy"] not in run("lint", hidden).output
+
+
+def test_a_fixture_in_the_place_of_a_policy_is_said_to_be_one() -> None:
+    result = run("diff", POLICY, STORY)
+    assert result.exit_code == EXIT_USAGE
+    assert "stands where a policy is wanted" in " ".join(result.output.split())

@@ -32,6 +32,7 @@ from consentgate.core.verify import (
     CLOCK_SKEW_MS,
     EXPOSURE_WINDOW_MS,
     FINDINGS_MAX,
+    PRODUCERS_TIMES,
     ChainVerifier,
     Headers,
     Owners,
@@ -757,7 +758,7 @@ def test_what_was_appended_after_its_owner_s_withdrawal_is_found(late_ms: int, w
 def test_producers_times_prove_nothing() -> None:
     verification = withdrawn_at(NOW_MS, NOW_MS + 5_000, broker_time=False).verified()
     assert verification.violations == 0
-    why = "record times are the producers'"
+    why = PRODUCERS_TIMES
     assert unchecked(verification) == {"S2": {why: 1}, "S5": {why: 1}}
     assert exposure(verification) == (0, 0, 0)
 
@@ -767,7 +768,7 @@ def test_the_producers_times_of_content_prove_nothing_either() -> None:
     made.edit_content(0, timestamp_type=0)
     verification = made.verified()
     assert verification.violations == 0
-    assert unchecked(verification) == {"S2": {"record times are the producers'": 1}}
+    assert unchecked(verification) == {"S2": {PRODUCERS_TIMES: 1}}
 
 
 def test_headers_of_other_places_are_not_taken_for_ours() -> None:

@@ -133,13 +133,18 @@ def lines(record: Any, unreadable: int = 0) -> list[str]:
 
 
 def test_whatever_a_consent_record_is_its_line_can_be_printed() -> None:
-    start = "1970-01-01T00:00:00.000+00:00 c-0@1 "
+    start = "1970-01-01T00:00:00.000Z c-0@1 "
     choices = {"ai-training": {"choice": "granted"}, "ads": {"choice": "denied"}}
     assert lines({"choices": choices})[1] == f"{start}ai-training: granted, ads: denied"
+    assert lines({})[1] == f"{start}no choice"
     assert lines(None)[1] == f"{start}deleted"
     assert lines("unreadable")[1] == f"{start}unreadable"
     for odd in ([1], {"a": 1}, "x", 5):
         assert lines({"choices": odd})[1] == f"{start}unreadable"
+
+
+def test_a_receipt_says_which_change_is_not_in_effect() -> None:
+    assert lines(None)[2] == "  not in effect yet: no ledger entry covers it"
 
 
 def test_a_receipt_says_what_it_could_not_read() -> None:

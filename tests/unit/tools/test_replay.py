@@ -333,7 +333,7 @@ def test_the_command_shows_differences_and_the_summary(file: Path) -> None:
         f"{file}:4: withhold:jurisdiction-suspended (GB), but forward was expected",
         "  at 2024-09-20T10:00:00.000Z the author was: GB, of unknown age, no choice made",
         "  policy linkedin@31529b625a40: line 32, suspended",
-        "0 forwarded, 2 withheld, 0 quarantined; 1 mismatches",
+        "0 forwarded, 2 withheld, 0 quarantined; 1 mismatch",
     ]
 
 
