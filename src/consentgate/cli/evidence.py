@@ -88,6 +88,6 @@ def receipt(
     if fmt is Format.JSON:
         print(msgspec.json.encode(made).decode())
     else:
-        print("\n".join(receipt_lines(made)))
+        print("\n".join(receipt_lines(made, config.consent.fields.choices)))
     if not made.changes and not made.forwarded:
         raise typer.Exit(EXIT_FOUND)

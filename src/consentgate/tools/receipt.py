@@ -211,8 +211,8 @@ def forwarded_record(placed: Placed, retractions: Sequence[tuple[str, Retraction
     return Forwarded(placed.place, source, None)
 
 
-def receipt_lines(receipt: Receipt) -> list[str]:
-    """What `receipt` prints for people."""
+def receipt_lines(receipt: Receipt, choices: str = "choices") -> list[str]:
+    """What `receipt` prints for people; `choices` is where a consent record has them."""
     lines = [
         f"consent records: {len(receipt.changes)}, records forwarded: {len(receipt.forwarded)}"
     ]
@@ -223,7 +223,7 @@ def receipt_lines(receipt: Receipt) -> list[str]:
         )
     for change in receipt.changes:
         lines.append(
-            f"{moment_text(change.appended_at)} {change.consent} {_choices(change.record)}"
+            f"{moment_text(change.appended_at)} {change.consent} {_choices(change.record, choices)}"
         )
         if not change.effects:
             lines.append("  not in effect yet: no ledger entry covers it")
@@ -306,11 +306,13 @@ def _shown(record: Any, max_depth: int) -> Any:
         return "unreadable"
 
 
-def _choices(record: Any) -> str:
+def _choices(record: Any, path: str) -> str:
     if not isinstance(record, dict):
         return "deleted" if record is None else str(record)
-    choices = record.get("choices") or {}
+    choices = record
     try:
+        for name in path.split("."):
+            choices = choices.get(name) or {}
         shown = (f"{purpose}: {entry.get('choice')}" for purpose, entry in choices.items())
         return ", ".join(shown) or "no choice"
     except AttributeError:

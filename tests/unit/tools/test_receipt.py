@@ -157,3 +157,10 @@ def test_a_receipt_prints_what_went_on() -> None:
         "t-0@1 of c-0@1: in use",
         "t-0@2 of c-0@2: retracted by r-0@3",
     ]
+
+
+def test_choices_are_found_where_the_configuration_has_them() -> None:
+    record = {"data": {"choices": {"ai-training": {"choice": "withdrawn"}}}}
+    change = Change("c-0@1", 0, record, [])
+    (_, line) = receipt_lines(Receipt("anna", [change], [], 0), "data.choices")[:2]
+    assert line.endswith("c-0@1 ai-training: withdrawn")
