@@ -15,9 +15,10 @@ from consentgate.cli.options import (
     configured,
     progress_bar,
 )
-from consentgate.config import load_config
+from consentgate.config import Config, load_config
 from consentgate.core.decode import epoch_ms
 from consentgate.core.policy import utc_text
+from consentgate.engines import equip
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy, read_policy
 from consentgate.tools.diff import Side, compare_fixtures, compare_topics, diff_json, diff_lines
@@ -30,6 +31,7 @@ from consentgate.tools.explain import (
     explain_record,
     parse_place,
 )
+from consentgate.tools.fixtures import find_fixtures
 
 commands = typer.Typer()
 
@@ -101,7 +103,7 @@ def diff(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Two policies, or one where --at is given twice; then fixture files.",
+            help="Two policies, or one where --at is given twice; then fixtures or directories.",
             metavar="POLICY|FIXTURE",
         ),
     ],
@@ -134,11 +136,11 @@ def diff(
     Example: consentgate diff linkedin mine.yaml -c consentgate.yaml --last 10000
     """
     config = load_config(config_path)
-    before, after, files = _sides(names, moments or [])
+    before, after, files = _sides(config, names, moments or [])
     if bool(files) is (last is not None):
         raise typer.BadParameter("give either fixture files, or --last N for the topics")
     if last is None:
-        comparison = compare_fixtures(config, before, after, files)
+        comparison = compare_fixtures(config, before, after, find_fixtures(files))
     else:
         with progress_bar() as progress:
             task = progress.add_task("diff", total=None)
@@ -159,14 +161,14 @@ def diff(
         raise typer.Exit(EXIT_FOUND)
 
 
-def _sides(names: list[str], moments: list[int]) -> tuple[Side, Side, list[Path]]:
+def _sides(config: Config, names: list[str], moments: list[int]) -> tuple[Side, Side, list[Path]]:
     """What is compared, and the fixture files that are left of the arguments."""
     if len(moments) > 2:
         raise typer.BadParameter("--at can be given twice at most")
     number = 1 if len(moments) == 2 else 2
     if len(names) < number:
         raise typer.BadParameter("two policies are needed, or one with --at given twice")
-    policies = [load_policy(name) for name in names[:number]]
+    policies = [equip(config, load_policy(name))[0] for name in names[:number]]
     moment = moments[0] if moments else None
     before = Side(policies[0], moment)
     after = Side(policies[-1], moments[-1] if moments else None)
