@@ -56,7 +56,7 @@ def compare_fixtures(
     """
     comparison = Comparison()
     for path in paths:
-        memories = [_memory(config, side) for side in (before, after)]
+        memories = [_memory(config, side, path) for side in (before, after)]
         for line in read_fixture(path):
             outcomes = [
                 memory.feed(line)
@@ -70,8 +70,8 @@ def compare_fixtures(
     return comparison
 
 
-def _memory(config: Config, side: Side) -> Replay:
-    memory = Replay(side.config(config), side.policy)
+def _memory(config: Config, side: Side, path: Path) -> Replay:
+    memory = Replay(side.config(config), side.policy, path)
     if side.at_ms is not None:
         memory.feed(ClockLine(0, side.at_ms))
     return memory
