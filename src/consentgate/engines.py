@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from consentgate.config import Config
 from consentgate.core.consent import ConsentTable
 from consentgate.core.decode import content_decoder
@@ -51,6 +53,30 @@ def gate_of(config: Config, policy: Policy, partition: int, table: ConsentTable)
         key_is_subject=config.content.key_is_subject,
         transformer=transformer,
     )
+
+
+def gates_of_all_times(
+    config: Config, policies: Sequence[Policy], partition: int, table: ConsentTable
+) -> dict[str, Gate]:
+    """The gates of policies, by reference; also as they were before keys were put in front.
+
+    A rotation puts a new key before the others, so that the keys of every time before are the rest
+    of the list.
+
+    Raises:
+        ConfigError: as `equip` does.
+    """
+    keys = config.keys.pseudonym
+    gates = {}
+    for number in reversed(range(max(1, len(keys)))):
+        then = msgspec.structs.replace(
+            config, keys=msgspec.structs.replace(config.keys, pseudonym=keys[number:])
+        )
+        # What does not depend on keys keeps its reference; the last, with all of them, stays.
+        for policy in policies:
+            gate = gate_of(then, policy, partition, table)
+            gates[gate.policy.reference] = gate
+    return gates
 
 
 def load_pseudonyms(config: Config) -> Pseudonyms:

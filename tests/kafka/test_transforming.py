@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from consentgate.core.pseudonym import Pseudonyms
@@ -89,6 +91,23 @@ async def test_a_person_leaves_redacted_and_under_a_pseudonym_and_is_retracted(
 async def committed_everything(site: Site) -> bool:
     found, _ = await violations(site)
     return not found
+
+
+async def test_a_rotated_key_leaves_nothing_unproven(
+    make_site: SiteFactory, tmp_path: Path
+) -> None:
+    site = await transforming_site(make_site, tmp_path, pseudonymize=True)
+    keys = msgspec.structs.replace(site.config.keys, pseudonym=[str(tmp_path / "old")])
+    before = replace(site, config=msgspec.structs.replace(site.config, keys=keys))
+    await site.feed.many(site.consent, [consent("anna")])
+    for each, name in ((before, "1"), (site, "2")):
+        await site.feed.many(site.content, [post("anna", name)])
+        async with working(each):
+            await site.decided()
+    assert {record.key for record in (await site.seen()).forwarded()} == {
+        Pseudonyms((key,)).of(b"anna") for key in (OLD, NEW)
+    }
+    assert (await violations(site)) == ({}, {})
 
 
 async def test_another_key_is_another_policy(make_site: SiteFactory, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from consentgate.config import Config, KeysConfig
+from consentgate.core.consent import ConsentTable
 from consentgate.core.policy import Basis, Policy, Rule
 from consentgate.core.transform import Work
-from consentgate.engines import equip, load_pseudonyms
+from consentgate.engines import equip, gates_of_all_times, load_pseudonyms
 from consentgate.errors import ConfigError
 
 RULE = Rule(("*",), Basis.OPT_OUT, line=4)
@@ -76,3 +77,23 @@ def test_what_carries_the_policy_out_redacts() -> None:
     value = b'{"body":{"text":"anna@example.org"}}'
     work = Work(value, b"m1", equipped.rules[0], "GB")
     assert transformer.value(work) == b'{"body":{"text":"[EMAIL]"}}'
+
+
+def test_what_was_decided_before_keys_were_rotated_has_its_gate(key: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer"
+    newer.write_text("n" * 32)
+    then, now = with_keys(key), with_keys(newer, key)
+    gates = gates_of_all_times(now, [PSEUDONYMIZING, REDACTING], 0, ConsentTable([0]))
+    assert gates.keys() == {
+        equip(then, PSEUDONYMIZING)[0].reference,
+        equip(now, PSEUDONYMIZING)[0].reference,
+        equip(now, REDACTING)[0].reference,
+    }
+    forms = {name: gate.transformer.pseudonyms.forms(b"m1") for name, gate in gates.items()}
+    assert len(forms[equip(then, PSEUDONYMIZING)[0].reference]) == 2
+    assert len(forms[equip(now, PSEUDONYMIZING)[0].reference]) == 3
+    assert len(forms[equip(now, REDACTING)[0].reference]) == 3
+
+
+def test_a_policy_has_its_gate_without_any_keys() -> None:
+    assert gates_of_all_times(Config(), [PLAIN], 0, ConsentTable([0])).keys() == {PLAIN.reference}

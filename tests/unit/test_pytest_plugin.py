@@ -123,4 +123,4 @@ def test_a_line_without_a_place_in_a_replay_fails_by_its_reason(project: Path) -
     write(project / "cases.consent.jsonl", [{**LINES[2], "topic": "elsewhere"}])
     done = run(project)
     assert done.returncode == 1, done.stdout
-    assert "line 1: the topic is elsewhere, but must be content-events or" in done.stdout
+    assert ":1: the topic is elsewhere, but must be content-events or" in done.stdout

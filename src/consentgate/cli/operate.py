@@ -67,7 +67,9 @@ def run(
 
 @commands.command()
 def broker(
-    port: Annotated[int | None, typer.Option(help="The port; a free one by default.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="The port; a free one by default.")
+    ] = None,
 ) -> None:
     """Run the embedded Kafka in the foreground until Ctrl-C.
 

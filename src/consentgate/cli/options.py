@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from consentgate.config import Config, load_config
 from consentgate.core.policy import Policy
 from consentgate.engines import equip
+from consentgate.errors import ConfigError
 from consentgate.policies import load_policy
 
 err = Console(stderr=True, soft_wrap=True)
@@ -43,6 +44,17 @@ def configured(config_path: str | None, policy_name: str | None) -> tuple[Config
     config = load_config(config_path)
     policy, _ = equip(config, load_policy(policy_name or config.policy))
     return config, policy
+
+
+def pinned(config: Config, policy: Policy) -> tuple[Policy | None, str | None]:
+    """The policy with the hash that the ledger shows; or None, and why that is not known here.
+
+    The hash also depends on the engines and keys of the configuration, where rules need any.
+    """
+    try:
+        return equip(config, policy)[0], None
+    except ConfigError as error:
+        return None, str(error)
 
 
 def progress_bar() -> Progress:

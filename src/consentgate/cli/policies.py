@@ -8,14 +8,15 @@ import orjson
 import typer
 from rich.console import Console
 
-from consentgate.cli.options import Format, FormatOption
+from consentgate.cli.options import ConfigOption, Format, FormatOption, pinned
+from consentgate.config import load_config
 from consentgate.core.decode import epoch_ms
 from consentgate.core.policy import utc_text
 from consentgate.core.policyfile import lint_policy
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy, read_policy
 from consentgate.schemas import Schema, schema_text
-from consentgate.tools.timeline import timeline_json, timeline_text
+from consentgate.tools.timeline import hash_unknown_text, timeline_json, timeline_text
 
 commands = typer.Typer()
 
@@ -23,25 +24,36 @@ commands = typer.Typer()
 @commands.command()
 def lint(
     policy: Annotated[str, typer.Argument(help="A policy file, or a preset's name.")],
+    config_path: ConfigOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings exit with 1, too.")] = False,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Check a policy; exit 1 where it has errors.
+    """Check a policy, and print its hash; exit 1 where it has errors.
+
+    The hash is that of the ledger. Where rules redact or pseudonymize, it also depends on the
+    engines and keys of the configuration.
 
     Example: consentgate lint policies/mine.yaml
+
+    Example: consentgate lint -c consentgate.yaml policies/mine.yaml
     """
+    config = load_config(config_path)
     text, file = read_policy(policy)
     linted, problems = lint_policy(text, file)
+    known, why_unknown = (None, None) if linted is None else pinned(config, linted)
+    reference = None if known is None else known.full_reference
     if fmt is Format.JSON:
         found = [msgspec.to_builtins(problem) for problem in problems]
-        reference = None if linted is None else linted.full_reference
-        print(orjson.dumps({"policy": reference, "problems": found}).decode())
+        shown = {"policy": reference, "hash_unknown": why_unknown, "problems": found}
+        print(orjson.dumps(shown).decode())
     else:
         for problem in problems:
             print(f"{problem.severity}: {problem}")
         if linted is not None:
             counts = f"{_count(len(linted.rules), 'rule')}, {_count(len(problems), 'warning')}"
-            print(f"{linted.full_reference}: {counts}")
+            print(f"{reference or linted.name}: {counts}")
+        if why_unknown is not None:
+            print(hash_unknown_text(why_unknown))
     if linted is None or (strict and problems):
         raise typer.Exit(EXIT_FOUND)
 
@@ -49,6 +61,7 @@ def lint(
 @commands.command()
 def timeline(
     policy: Annotated[str, typer.Argument(help="A policy file, or a preset's name.")],
+    config_path: ConfigOption = None,
     at: Annotated[
         str | None,
         typer.Option("--at", help="Only what holds at this time with a zone, or 'now'."),
@@ -60,11 +73,14 @@ def timeline(
     Example: consentgate timeline linkedin --at 2024-09-20T00:00:00Z
     """
     at_ms = None if at is None else _moment_ms(at)
+    config = load_config(config_path)
     loaded = load_policy(policy)
+    known, why_unknown = pinned(config, loaded)
     if fmt is Format.JSON:
-        print(orjson.dumps(timeline_json(loaded, at_ms)).decode())
+        print(orjson.dumps(timeline_json(known or loaded, at_ms, why_unknown)).decode())
     else:
-        Console(highlight=False, markup=False).print(timeline_text(loaded, at_ms))
+        text = timeline_text(known or loaded, at_ms, why_unknown)
+        Console(highlight=False, markup=False).print(text)
 
 
 @commands.command()

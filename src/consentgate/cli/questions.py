@@ -31,6 +31,7 @@ from consentgate.tools.explain import (
     explain_record,
     parse_place,
 )
+from consentgate.tools.fixtures import find_fixtures
 
 commands = typer.Typer()
 
@@ -102,7 +103,7 @@ def diff(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Two policies, or one where --at is given twice; then fixture files.",
+            help="Two policies, or one where --at is given twice; then fixtures or directories.",
             metavar="POLICY|FIXTURE",
         ),
     ],
@@ -139,7 +140,7 @@ def diff(
     if bool(files) is (last is not None):
         raise typer.BadParameter("give either fixture files, or --last N for the topics")
     if last is None:
-        comparison = compare_fixtures(config, before, after, files)
+        comparison = compare_fixtures(config, before, after, find_fixtures(files))
     else:
         with progress_bar() as progress:
             task = progress.add_task("diff", total=None)

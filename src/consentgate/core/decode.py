@@ -104,7 +104,7 @@ def path_problems(fields: ContentFields | ConsentFields) -> dict[str, str]:
     problems = {}
     for name, path in paths.items():
         others = {other for other in paths if other != name and _meet(path, paths[other])}
-        # The body may well hold other fields.
+        # The body may well hold other fields: they are read before rules change anything of it.
         met = min(others - {"body"}, default=None)
         if "" in path.split("."):
             problems[name] = f"the path {path!r} has an empty name in it"

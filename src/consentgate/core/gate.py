@@ -37,7 +37,7 @@ Headers = list[tuple[str, bytes | None]]
 SOURCE_HEADER = "consentgate.source"
 CONSENT_HEADER = "consentgate.consent"
 POLICY_HEADER = "consentgate.policy"
-_OWN_HEADERS = frozenset((SOURCE_HEADER, CONSENT_HEADER, POLICY_HEADER))
+OWN_HEADERS = frozenset((SOURCE_HEADER, CONSENT_HEADER, POLICY_HEADER))
 _ERRORS = "__connect.errors."
 
 _EXPLANATIONS = {
@@ -269,11 +269,17 @@ class Gate:
 
     def decide(self, record: Record, now_ms: int) -> Decision:
         """What one record comes to at a moment, epoch milliseconds, with all that is made of it."""
+        return self.outcome(record, now_ms)[0]
+
+    def outcome(self, record: Record, now_ms: int) -> tuple[Decision, Output | None]:
+        """What one record comes to at a moment, epoch milliseconds, and what goes on of it."""
         made = self._decider(now_ms)(record)
         if made.reason.verdict is not Verdict.FORWARD:
-            return made
+            return made, None
         left = self._forwarder(self.table.frontier, now_ms, {})(record, made)
-        return made if left is not None else decision(Reason.REDACTION_FAILED, made.label)
+        if left is None:
+            return decision(Reason.REDACTION_FAILED, made.label), None
+        return made, left[0]
 
     def _subject(self, record: Record) -> bytes:
         """The subject of a record that is forwarded, and so can be read."""
@@ -347,7 +353,7 @@ class Gate:
                     return None
                 output = left[0]
                 headers = [(name, shown(found, work)) for name, found in output.headers]
-                came_with = [header for header in headers if header[0] not in _OWN_HEADERS]
+                came_with = [header for header in headers if header[0] not in OWN_HEADERS]
                 if headers_bytes(came_with) > self.limits.max_headers_bytes:
                     return None  # A pseudonym can be far longer than what it stands for.
                 changed = Output(output.timestamp_ms, shown(output.key, work), value, headers)
@@ -414,7 +420,7 @@ class Gate:
             ]
             headers: Headers = own
             if record.headers:
-                headers = [h for h in record.headers if h[0] not in _OWN_HEADERS] + own
+                headers = [h for h in record.headers if h[0] not in OWN_HEADERS] + own
             output = Output(record.timestamp, record.key, record.value, headers)
             return output, (self._subject(record), record, None)
 

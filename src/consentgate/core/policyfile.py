@@ -249,7 +249,7 @@ class _Reader:
         adults_only = self._optional(rule, (*path, "adults_only"), self._flag)
         visibility = self._optional(rule, (*path, "visibility"), self._names)
         kinds = self._optional(rule, (*path, "kinds"), self._names)
-        fields = self._optional(rule, (*path, "fields"), self._names)
+        fields = self._optional(rule, (*path, "fields"), self._field_paths)
         redact = self._optional(rule, (*path, "redact"), self._detectors)
         pseudonymize = self._optional(rule, (*path, "pseudonymize"), self._flag)
         if not labels or basis is None or window is None:
@@ -351,6 +351,17 @@ class _Reader:
 
     def _names(self, path: Path, value: Value) -> tuple[str, ...] | None:
         return self._words(path, value, self._text)
+
+    def _field_paths(self, path: Path, value: Value) -> tuple[str, ...] | None:
+        return self._words(path, value, self._field_path)
+
+    def _field_path(self, path: Path, value: Value) -> str | None:
+        text = self._text(path, value)
+        if text is None or "" not in text.split("."):
+            return text
+        message = f"the path {shown(text)} has an empty name in it, write it like media.caption"
+        self._problem(path, message)
+        return None
 
     def _detectors(self, path: Path, value: Value) -> tuple[str, ...] | None:
         return self._words(path, value, partial(self._word_of, "detector", DETECTORS))

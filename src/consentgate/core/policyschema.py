@@ -112,7 +112,11 @@ def _rule() -> dict[str, Any]:
             "kinds": _list("Only content of these kinds.", _word(), ["post", "article"]),
             "created_from": _time("Only content that was created at this moment or later."),
             "created_until": _time("Only content that was created before this moment."),
-            "fields": _list("The only fields of the body that go on.", _word(), ["text"]),
+            "fields": _list(
+                "The only fields of the body that go on, each a dotted path.",
+                {"type": "string", "pattern": r"^[^.]+(\.[^.]+)*$"},
+                ["text"],
+            ),
             "redact": _list(
                 "What is taken out of the text before it goes on.", {"enum": list(DETECTORS)}
             ),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from consentgate.config import Config
-from consentgate.core.compare import Comparison
+from consentgate.core.compare import Change, Comparison, Decided
 from consentgate.core.consent import ConsentTable
 from consentgate.core.decode import consent_decoder
 from consentgate.core.explain import moment_text
@@ -56,7 +56,7 @@ def compare_fixtures(
     """
     comparison = Comparison()
     for path in paths:
-        memories = [_memory(config, side) for side in (before, after)]
+        memories = [_memory(config, side, path) for side in (before, after)]
         for line in read_fixture(path):
             outcomes = [
                 memory.feed(line)
@@ -66,12 +66,12 @@ def compare_fixtures(
             ]
             first, *others = outcomes or [None]
             if first is not None and others[0] is not None:
-                comparison.take(f"{path}:{first.line}", first, others[0])
+                comparison.take(f"{path}:{first.line}", first.decided, others[0].decided)
     return comparison
 
 
-def _memory(config: Config, side: Side) -> Replay:
-    memory = Replay(side.config(config), side.policy)
+def _memory(config: Config, side: Side, path: Path) -> Replay:
+    memory = Replay(side.config(config), side.policy, path)
     if side.at_ms is not None:
         memory.feed(ClockLine(0, side.at_ms))
     return memory
@@ -157,10 +157,10 @@ class _Walk:
                 self._count()
                 if isinstance(record, UnreadableRecord):
                     lost = decision(Reason.UNDECODABLE, UNKNOWN_JURISDICTION)
-                    before = after = lost
+                    before = after = Decided(lost)
                 else:
                     before, after = (
-                        gate.decide(record, now_ms)
+                        Decided(*gate.outcome(record, now_ms))
                         for gate, now_ms in zip(gates, moments_ms, strict=True)
                     )
                 self.comparison.take(cursor.place(record), before, after)
@@ -184,10 +184,12 @@ def diff_json(before: Side, after: Side, comparison: Comparison) -> dict[str, An
         "changed": comparison.changed,
         "started": comparison.started,
         "stopped": comparison.stopped,
+        "otherwise": comparison.otherwise,
         "changes": [
             {
                 "before": _outcome_json(change.label_before, change.before),
                 "after": _outcome_json(change.label_after, change.after),
+                "otherwise": change.otherwise,
                 "count": number,
                 "examples": examples,
             }
@@ -200,6 +202,11 @@ def _outcome_json(label: str, reason: Reason) -> dict[str, str]:
     return {"verdict": str(reason.verdict), "reason": str(reason), "label": label}
 
 
+def _after(change: Change) -> str:
+    what = ", with other content" if change.otherwise else ""
+    return f"{change.after.verdict}: {change.after}{what}"
+
+
 def diff_lines(before: Side, after: Side, comparison: Comparison) -> list[str]:
     """What `diff` prints for people: a row for each change, and the totals."""
     lines = [f"before  {before}", f"after   {after}", ""]
@@ -207,7 +214,7 @@ def diff_lines(before: Side, after: Side, comparison: Comparison) -> list[str]:
         (
             change.jurisdiction,
             f"{change.before.verdict}: {change.before}",
-            f"{change.after.verdict}: {change.after}",
+            _after(change),
             f"{number:,}",
             ", ".join(examples),
         )
@@ -217,10 +224,11 @@ def diff_lines(before: Side, after: Side, comparison: Comparison) -> list[str]:
         lines += [*aligned([("jurisdiction", "before", "after", "records", "such as"), *rows]), ""]
     if not comparison.changed:
         return [*lines, f"nothing changes: {comparison.records:,} records come out alike"]
-    others = comparison.changed - comparison.started - comparison.stopped
+    others = comparison.changed - comparison.started - comparison.stopped - comparison.otherwise
     return [
         *lines,
         f"{comparison.changed:,} of {comparison.records:,} records change: {comparison.started:,} "
-        f"would be forwarded that were not, {comparison.stopped:,} no longer would, and {others:,} "
-        "have another reason for the same, or for not being forwarded",
+        f"would be forwarded that were not, {comparison.stopped:,} no longer would, "
+        f"{comparison.otherwise:,} would be forwarded with other content, and {others:,} have "
+        "another reason for the same, or for not being forwarded",
     ]

@@ -129,7 +129,7 @@ def explain_line(question: Question, place: FixtureLine) -> Answer:
         NoSuchRecord: if there is no such line, or it is no content line.
     """
     config, policy, now_ms = question.config, question.policy, question.now_ms
-    memory = Replay(question.deciding, policy)
+    memory = Replay(question.deciding, policy, place.path)
     consents: dict[bytes | None, FixtureRecord] = {}
     last = 0
     for line in read_fixture(place.path):

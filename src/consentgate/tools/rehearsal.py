@@ -77,7 +77,7 @@ async def rehearse(config: Config, policy: Policy, path: Path) -> list[Replayed]
         ConsentgateError: if the worker fails or does not get through, or topics are left over.
         KeyboardInterrupt: after a SIGINT or SIGTERM, when everything has been put away.
     """
-    memory = Replay(config, policy)
+    memory = Replay(config, policy, path)
     fed = [(line, memory.feed(line)) for line in read_fixture(path)]
     lines = [(line, replayed) for line, replayed in fed if isinstance(line, FixtureRecord)]
     own = _with_own_names(config)

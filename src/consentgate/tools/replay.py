@@ -61,9 +61,10 @@ class Replayed:
 
 
 class Replay:
-    """An enforcer in memory, fed by fixture lines in file order."""
+    """An enforcer in memory, fed by the lines of a fixture file in their order."""
 
-    def __init__(self, config: Config, policy: Policy) -> None:
+    def __init__(self, config: Config, policy: Policy, path: Path) -> None:
+        self._path = path
         self._topics = config.topics
         self._enforcer = Enforcer(policy, config=config)
         self._has_clock = False
@@ -87,13 +88,13 @@ class Replay:
             return Replayed(line.line, decided, line.expect)
         if line.topic != self._topics.consent:
             raise FixtureError(
-                f"line {line.line}: the topic is {line.topic}, but must be {self._topics.content} "
-                f"or {self._topics.consent}, as the configuration names them"
+                f"{self._path}:{line.line}: the topic is {line.topic}, but must be "
+                f"{self._topics.content} or {self._topics.consent}, as the configuration names them"
             )
         if line.expect is not None:
             raise FixtureError(
-                f'line {line.line}: "expect" stands in a consent line, but only content has an '
-                "outcome"
+                f'{self._path}:{line.line}: "expect" stands in a consent line, but only content '
+                "has an outcome"
             )
         self._enforcer.consent(line.key, line.value)
         return None
@@ -120,7 +121,7 @@ def replay(
         FixtureError: if a line cannot be read or has no place in a replay.
     """
     for path in paths:
-        memory = Replay(config, policy)
+        memory = Replay(config, policy, path)
         for line in read_fixture(path):
             outcome = memory.feed(line)
             if outcome is not None:

@@ -43,10 +43,16 @@ _IN_WORDS: dict[str, _Words] = {
 }
 
 
-def timeline_json(policy: Policy, at_ms: int | None = None) -> dict[str, Any]:
-    """The courses of a policy, ready for JSON; only what holds at `at_ms`, where it is given."""
+def timeline_json(
+    policy: Policy, at_ms: int | None = None, why_unknown: str | None = None
+) -> dict[str, Any]:
+    """The courses of a policy, ready for JSON; only what holds at `at_ms`, where it is given.
+
+    `why_unknown` says why the hash that the ledger shows is not known, where it is not.
+    """
     return {
-        "policy": policy.full_reference,
+        "policy": policy.full_reference if why_unknown is None else None,
+        "hash_unknown": why_unknown,
         "purpose": policy.purpose,
         "at": _time_json(at_ms),
         "courses": [
@@ -60,15 +66,28 @@ def timeline_json(policy: Policy, at_ms: int | None = None) -> dict[str, Any]:
     }
 
 
-def timeline_text(policy: Policy, at_ms: int | None = None) -> RenderableType:
-    """The courses of a policy for a terminal; only what holds at `at_ms`, where it is given."""
+def timeline_text(
+    policy: Policy, at_ms: int | None = None, why_unknown: str | None = None
+) -> RenderableType:
+    """The courses of a policy for a terminal; only what holds at `at_ms`, where it is given.
+
+    `why_unknown` says why the hash that the ledger shows is not known, where it is not.
+    """
     found = courses(policy)
     when = "" if at_ms is None else f" at {short_utc_text(at_ms)}"
-    title = f"{policy.reference} for {policy.purpose}{when}; times are in UTC"
+    name = policy.reference if why_unknown is None else policy.name
+    title = f"{name} for {policy.purpose}{when}; times are in UTC"
     parts: list[RenderableType] = [Text(title, "bold"), ""]
+    if why_unknown is not None:
+        parts[1:1] = [hash_unknown_text(why_unknown)]
     if at_ms is None and boundaries_ms(found):
         parts.append(_Bars(found))
     return Group(*parts, _table(found, at_ms))
+
+
+def hash_unknown_text(why_unknown: str) -> str:
+    """A line that says why there is no hash."""
+    return f"its hash in the ledger is not known without the right -c: {why_unknown}"
 
 
 class _Bars:

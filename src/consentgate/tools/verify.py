@@ -29,7 +29,7 @@ from consentgate.core.verify import (
     Verification,
     source_of,
 )
-from consentgate.engines import gate_of, load_pseudonyms
+from consentgate.engines import gates_of_all_times, load_pseudonyms
 from consentgate.errors import ConfigError
 from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
@@ -158,10 +158,9 @@ class _ChainWalk:
         self._chain = Chain(config.group, topics.content, partition)
         self._source = f"{topics.content}-{partition}@".encode()
         self._table = ConsentTable(layout.consent_partitions(partition))
-        gates = [gate_of(config, p, partition, self._table) for p in policies]
         decode = content_decoder(config.content.fields, config.limits.max_depth)
         self._verifier = ChainVerifier(
-            {gate.policy.reference: gate for gate in gates},
+            gates_of_all_times(config, policies, partition, self._table),
             self._table,
             verification,
             subject.is_signed,

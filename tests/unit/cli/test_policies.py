@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from consentgate.cli import main
-from consentgate.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_USAGE
+from consentgate.config import load_config
+from consentgate.engines import equip
+from consentgate.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_USAGE, ConfigError
+from consentgate.policies import load_policy
 
 Command = Callable[..., int]
 
@@ -17,6 +20,12 @@ purpose: ai-training
 rules:
   - {jurisdictions: [GB], from: 2024-09-20T00:00:00Z, basis: suspended}
   - {jurisdictions: ["*"], basis: opt-in}
+"""
+TRANSFORMING = """\
+name: changed
+purpose: ai-training
+rules:
+  - {jurisdictions: ["*"], basis: opt-in, redact: [email], pseudonymize: true}
 """
 GAP = (
     "no rule is in force for GB until 2024-09-20T00:00:00Z, "
@@ -122,3 +131,68 @@ def test_a_broken_policy_has_no_timeline(
     Path("broken.yaml").write_text(WITH_A_GAP.replace("opt-in", "optin"), "utf-8")
     assert command("timeline", "broken.yaml") == EXIT_CONFIG
     assert "unknown basis 'optin', did you mean 'opt-in'?" in capsys.readouterr().err
+
+
+# The hash of a policy that redacts or pseudonymizes.
+
+
+@pytest.fixture
+def enforced(command: Command) -> str:
+    """The hash, with the name, of `changed.yaml` as `consentgate.yaml` enforces it."""
+    Path("changed.yaml").write_text(TRANSFORMING, "utf-8")
+    Path("key").write_text("0123456789abcdef" * 4)
+    Path("consentgate.yaml").write_text("keys: {pseudonym: [key]}\n", "utf-8")
+    loaded = load_policy("changed.yaml")
+    equipped, _ = equip(load_config("consentgate.yaml", {}), loaded)
+    assert equipped.hash != loaded.hash
+    return equipped.full_reference
+
+
+@pytest.mark.parametrize("name", ["lint", "timeline"])
+def test_the_hash_is_the_one_that_the_ledger_will_show(
+    name: str, enforced: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_config = (name, "changed.yaml", "-c", "consentgate.yaml")
+    assert command(*with_config, "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["policy"], found["hash_unknown"]) == (enforced, None)
+    assert command(*with_config) == 0
+    # A timeline shows as much of it as the ledger does.
+    assert capsys.readouterr().out.startswith(enforced[: len("changed@") + 12])
+
+
+@pytest.mark.parametrize("name", ["lint", "timeline"])
+def test_no_hash_is_shown_where_the_keys_are_not_known(
+    name: str, enforced: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(name, "changed.yaml", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"] is None
+    assert found["hash_unknown"].startswith("the policy changed pseudonymizes (line 4), but keys.")
+    assert command(name, "changed.yaml") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "its hash in the ledger is not known without the right -c: the policy changed" in text
+    assert "@" not in text
+
+
+def test_no_hash_is_shown_where_what_redacts_is_not_installed(
+    enforced: str,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_missing(detectors: object) -> None:
+        raise ConfigError("phonenumbers is not installed")
+
+    monkeypatch.setattr("consentgate.engines._engine", is_missing)
+    assert command("lint", "changed.yaml", "-c", "consentgate.yaml") == 0
+    out = capsys.readouterr().out
+    assert "not installed" in out
+    assert "@" not in out
+
+
+def test_a_configuration_that_cannot_be_read_is_refused(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("lint", "gap.yaml", "-c", "nowhere.yaml") == EXIT_CONFIG
+    assert "nowhere.yaml" in capsys.readouterr().err

@@ -209,6 +209,51 @@ def test_two_policies_at_one_moment() -> None:
     assert "suspended" not in result.output
 
 
+@pytest.mark.parametrize("changed", ["fields: [title]", "redact: [email]", "pseudonymize: true"])
+def test_what_goes_on_with_other_content_has_changed(changed: str, tmp_path: Path) -> None:
+    plain, other = tmp_path / "plain.yaml", tmp_path / "other.yaml"
+    rules = 'name: p\npurpose: ai-training\nrules:\n- {jurisdictions: ["*"], basis: opt-out'
+    plain.write_text(f"{rules}}}\n")
+    other.write_text(f"{rules}, {changed}}}\n")
+    key, config = tmp_path / "key", tmp_path / "consentgate.yaml"
+    key.write_text("0123456789abcdef" * 4)
+    config.write_text(f"keys: {{pseudonym: ['{key}']}}\n")
+    body = {"title": "Hello", "text": "Write to anna@example.org"}
+    event = {"id": "e", "subject": "m", "kind": "post", "visibility": "public", "created_at": 1}
+    state = {"subject": "m", "jurisdiction": "GB", "choices": {}}
+    folder = tmp_path / "fixtures"
+    folder.mkdir()
+    path = write(
+        folder / "f.jsonl",
+        {"topic": "consent-state", "key": "m", "payload": state},
+        {"topic": "content-events", "key": "m", "ts": 1, "payload": event | {"body": body}},
+    )
+    result = run("diff", plain, other, folder, "-c", config, "--format", "json")
+    assert result.exit_code == EXIT_FOUND
+    found = json.loads(result.output)
+    assert (found["changed"], found["otherwise"], found["started"]) == (1, 1, 0)
+    (row,) = found["changes"]
+    assert (row["before"], row["otherwise"]) == (row["after"], True)
+    assert row["examples"] == [f"{path}:2"]
+    text = run("diff", plain, other, folder, "-c", config).output
+    assert "forward: not-opted-out, with other content" in text
+    assert "1 would be forwarded with other content" in text
+    assert "anna" not in text
+    assert run("diff", other, other, folder, "-c", config).exit_code == 0
+
+
+def test_the_policies_of_a_diff_are_named_as_the_ledger_names_them(tmp_path: Path) -> None:
+    policy, key, config = (tmp_path / name for name in ("p.yaml", "key", "consentgate.yaml"))
+    policy.write_text(
+        'name: p\npurpose: t\nrules:\n- {jurisdictions: ["*"], basis: opt-in, pseudonymize: true}'
+    )
+    key.write_text("0123456789abcdef" * 4)
+    config.write_text(f"keys: {{pseudonym: ['{key}']}}\n")
+    enforced = json.loads(run("lint", policy, "-c", config, "--format", "json").output)["policy"]
+    found = json.loads(run("diff", policy, policy, STORY, "-c", config, "--format", "json").output)
+    assert found["before"]["policy"] == enforced[: len("p@") + 12]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

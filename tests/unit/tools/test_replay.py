@@ -224,7 +224,9 @@ def test_content_and_consent_are_told_apart_by_the_configured_topics(file: Path)
     config = Config(topics=Topics(content="posts", consent="choices"))
     lines = ({**consent(None), "topic": "choices"}, {**post(), "topic": "posts"})
     assert reasons(file, *lines, config=config) == [FREE]
-    with pytest.raises(FixtureError, match=r"line 1: the topic is choices, but must be content-ev"):
+    with pytest.raises(
+        FixtureError, match=r"\.jsonl:1: the topic is choices, but must be content-ev"
+    ):
         replayed(file, *lines)
 
 
@@ -247,7 +249,7 @@ def test_the_story_of_the_uk_pause_comes_out_as_it_was(file: Path) -> None:
 
 
 def test_only_content_has_an_outcome_to_expect(file: Path) -> None:
-    with pytest.raises(FixtureError, match=r'line 1: "expect" stands in a consent line'):
+    with pytest.raises(FixtureError, match=r'\.jsonl:1: "expect" stands in a consent line'):
         replayed(file, {**consent(None), "expect": "withhold"})
 
 
