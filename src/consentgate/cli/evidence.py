@@ -1,13 +1,18 @@
 """What the topics prove afterwards: for everybody, and for one person."""
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 import orjson
 import typer
 
-from consentgate.cli.options import ConfigOption, Format, FormatOption, configured, progress_bar
+from consentgate.cli.options import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    configured,
+    run_with_progress,
+)
 from consentgate.config import load_config
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy
@@ -42,16 +47,9 @@ def verify(
     config = load_config(config_path)
     policies = [load_policy(name) for name in policy_names or [config.policy]]
     is_signed = None if public_key is None else load_signature_check(public_key)
-    with progress_bar() as progress:
-        task = progress.add_task("verify", total=None)
-        verification = asyncio.run(
-            verify_topics(
-                config,
-                policies,
-                lambda done, total: progress.update(task, completed=done, total=total),
-                is_signed,
-            )
-        )
+    verification = run_with_progress(
+        "verify", lambda on_progress: verify_topics(config, policies, on_progress, is_signed)
+    )
     if fmt is Format.JSON:
         print(orjson.dumps(verification_json(verification)).decode())
     else:
@@ -76,15 +74,9 @@ def receipt(
     """
     # Without the keys, what left under a pseudonym would be missing without a word.
     config, _ = configured(config_path, None)
-    with progress_bar() as progress:
-        task = progress.add_task("receipt", total=None)
-        made = asyncio.run(
-            make_receipt(
-                config,
-                subject,
-                lambda done, total: progress.update(task, completed=done, total=total),
-            )
-        )
+    made = run_with_progress(
+        "receipt", lambda on_progress: make_receipt(config, subject, on_progress)
+    )
     if fmt is Format.JSON:
         print(msgspec.json.encode(made).decode())
     else:

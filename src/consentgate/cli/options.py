@@ -1,8 +1,10 @@
 """What several commands share: their options, and how they show progress."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,6 +15,11 @@ from consentgate.core.policy import Policy
 from consentgate.engines import equip
 from consentgate.errors import ConfigError
 from consentgate.policies import load_policy
+
+OnProgress = Callable[[int, int], None]
+"""Gets how much is done, and how much there is to do."""
+
+T = TypeVar("T")
 
 err = Console(stderr=True, soft_wrap=True)
 
@@ -67,3 +74,12 @@ def progress_bar() -> Progress:
         console=err,
         disable=not err.is_terminal,
     )
+
+
+def run_with_progress(what: str, work: Callable[[OnProgress], Coroutine[Any, Any, T]]) -> T:
+    """The result of what tells how far it is; it is shown meanwhile."""
+    with progress_bar() as progress:
+        task = progress.add_task(what, total=None)
+        return asyncio.run(
+            work(lambda done, total: progress.update(task, completed=done, total=total))
+        )

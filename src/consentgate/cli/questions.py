@@ -1,6 +1,5 @@
 """Questions: why a record came out as it did, and what another policy would change."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from consentgate.cli.options import (
     FormatOption,
     PolicyOption,
     configured,
-    progress_bar,
+    run_with_progress,
 )
 from consentgate.config import Config, load_config
 from consentgate.core.decode import epoch_ms
@@ -83,15 +82,9 @@ def explain(
     if isinstance(place, FixtureLine):
         answer = explain_line(question, place)
     else:
-        with progress_bar() as progress:
-            task = progress.add_task("explain", total=None)
-            answer = asyncio.run(
-                explain_record(
-                    question,
-                    place,
-                    lambda done, total: progress.update(task, completed=done, total=total),
-                )
-            )
+        answer = run_with_progress(
+            "explain", lambda on_progress: explain_record(question, place, on_progress)
+        )
     if fmt is Format.JSON:
         print(orjson.dumps(answer_json(answer)).decode())
     else:
@@ -142,17 +135,9 @@ def diff(
     if last is None:
         comparison = compare_fixtures(config, before, after, find_fixtures(files))
     else:
-        with progress_bar() as progress:
-            task = progress.add_task("diff", total=None)
-            comparison = asyncio.run(
-                compare_topics(
-                    config,
-                    before,
-                    after,
-                    last,
-                    lambda done, total: progress.update(task, completed=done, total=total),
-                )
-            )
+        comparison = run_with_progress(
+            "diff", lambda on_progress: compare_topics(config, before, after, last, on_progress)
+        )
     if fmt is Format.JSON:
         print(orjson.dumps(diff_json(before, after, comparison)).decode())
     else:
