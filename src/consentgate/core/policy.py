@@ -15,7 +15,7 @@ from consentgate.core.countries import COUNTRIES
 EVERYWHERE_ELSE = "*"
 """The jurisdiction of a rule for all countries that no rule of the policy ever names."""
 
-DETECTORS = ("email", "phone", "iban", "card", "ip", "national-id", "url", "secret")
+DETECTORS = ("email", "phone", "iban", "card", "ip", "national-id", "url", "secret", "name")
 """What `redact` can name."""
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - Only for texts, which get their Z at the end.

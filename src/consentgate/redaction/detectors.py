@@ -572,6 +572,17 @@ def _is_secret(match: re.Match[str]) -> bool:
     return digits or capitals or match["sign"] == "=" or bool(match["quote"])
 
 
+# Names of persons.
+
+
+def names(text: str, _record: Record) -> Iterator[Found]:
+    """Names behind a title, "my name is" and the like, or below a greeting."""
+    # It takes seconds to import, and needs an extra of its own.
+    from consentgate.redaction.names import find_names  # noqa: PLC0415
+
+    yield from find_names(text)
+
+
 DETECT: dict[str, Detector] = {
     "secret": secrets,
     "url": urls,
@@ -581,6 +592,7 @@ DETECT: dict[str, Detector] = {
     "national-id": ids,
     "ip": ips,
     "phone": phones,
+    "name": names,
 }
 """All detectors by their names, the most specific first."""
 
@@ -595,6 +607,7 @@ NEEDS = {
     ),
     "ip": re.compile(r"[0-9:](?:(?<=\d)\.\d{1,3}\.\d|[\da-fA-F]{0,4}:)"),
     "phone": re.compile(r"[0-9](?:[ ./()-]{0,4}\d){6}"),
+    "name": re.compile(""),
 }
 """What a text without is not worth a detector's time. Each of them finds this in what it finds, and
 begins with few characters, so that it is fast."""

@@ -118,12 +118,21 @@ def fold(text: str) -> str:
 
 
 def engine_versions(detectors: Collection[str]) -> dict[str, str]:
-    """The versions of all that decides what `detectors` find, by name; for the policy's hash."""
+    """The versions of all that decides what `detectors` find, by name; for the policy's hash.
+
+    Raises:
+        ConfigError: if they find names, and what it takes is not installed.
+    """
     versions = {"rules": RULES_VERSION} if detectors else {}
     if "phone" in detectors:
         versions["phonenumbers"] = phonenumbers.__version__
     if not {"iban", "card", "national-id"}.isdisjoint(detectors):
         versions["python-stdnum"] = stdnum.__version__
+    if "name" in detectors:
+        # It takes seconds to import, and needs an extra of its own.
+        from consentgate.redaction import names  # noqa: PLC0415
+
+        versions |= names.engine_versions()
     return versions
 
 
