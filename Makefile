@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV_VERSION = 0.13.9
 
 VENV := .venv
+PRESIDIO := .venv-presidio
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test check lint types format bench simulate faults soak mutants lock \
+.PHONY: install help demo test test-presidio check lint types format bench simulate faults soak mutants lock \
 	metrics-doc schemas golden redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
@@ -24,6 +25,9 @@ demo: $(STAMP) ## See the main job done on a real, embedded Kafka
 
 test: $(STAMP) ## Run all tests, two files at a time, those on the embedded Kafka too
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-presidio: $(PRESIDIO)/.installed ## Run the tests of names, with presidio in an environment of its own
+	$(PRESIDIO)/bin/python -m pytest tests/presidio
 
 check: lint types test ## Run all that must pass before a commit: lint, types and test
 
@@ -51,7 +55,7 @@ faults: $(STAMP) ## Bring all faults about and write docs/faults.md; or those th
 soak: $(STAMP) ## Mix faults at random for MINUTES (60); SEED repeats the choice
 	$(FAULTS) --soak-minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-mutants: $(STAMP) ## Take each safeguard away, or those of NAMES; some test must fail each time
+mutants: $(STAMP) $(PRESIDIO)/.installed ## Take each safeguard away, or those of NAMES; some test must fail each time
 	$(BIN)/python tests/mutants.py $(addprefix --only=,$(NAMES))
 
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
@@ -76,11 +80,11 @@ lock: ## Make the lock files anew, with the latest versions that pyproject.toml 
 	$(PYTHON) -m venv "$$tools"; \
 	"$$tools/bin/pip" install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	note() { printf '# %s\n# Made by `make lock` from pyproject.toml; do not edit.\n' "$$1"; }; \
-	$(COMPILE) --all-extras --group dev --output-file "$$tools/dev" pyproject.toml; \
+	$(COMPILE) --extra broker --extra redact --extra report --group dev --output-file "$$tools/dev" pyproject.toml; \
 	$(COMPILE) --extra redact --constraint "$$tools/dev" --output-file "$$tools/runtime" \
 		pyproject.toml; \
 	echo hatchling | $(COMPILE) --constraint "$$tools/dev" --output-file "$$tools/build" -; \
-	{ note 'Everything for development: the runtime, all extras, the tools.'; cat "$$tools/dev"; } \
+	{ note 'Everything for development: the runtime, all extras but presidio, the tools.'; cat "$$tools/dev"; } \
 		> requirements/dev.lock; \
 	{ note 'What consentgate needs to run and to redact, for the image.'; cat "$$tools/runtime"; } \
 		> requirements/runtime.lock; \
@@ -89,7 +93,7 @@ lock: ## Make the lock files anew, with the latest versions that pyproject.toml 
 	@wc -l requirements/*.lock
 
 clean: ## Remove .venv and everything else that the other targets made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results
+	rm -rf $(VENV) $(PRESIDIO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements/dev.lock pyproject.toml
@@ -115,4 +119,11 @@ $(STAMP): requirements/dev.lock pyproject.toml
 			echo "error: could not install the packages: $$(tail -n 1 $(LOG))" \
 				"(details: $(LOG))" >&2; \
 		fi; exit 1; }
+	@touch $@
+
+$(PRESIDIO)/.installed: pyproject.toml
+	@echo "Installing presidio and what its tests need into $(PRESIDIO) ..."
+	@$(PYTHON) -m venv --clear $(PRESIDIO)
+	@$(PRESIDIO)/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
+		-e ".[presidio]" hypothesis pytest pytest-asyncio
 	@touch $@

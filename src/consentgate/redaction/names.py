@@ -85,7 +85,7 @@ _GREETING = (
     r"|(?<![\p{L}\p{N}])(?i:best|thanks|thank you|many thanks|cheers|yours|love|danke(?: dir| euch)?"
     r"|merci)[,.!]? ?[\r\n]\s{0,3}"
 )
-_TO_THE_LINE_S_END = r"(?=[ \t]*(?:[,.;!)\r\n]|\Z))"
+_NO_MORE_WORDS = r"(?=[ \t]*(?:[^\p{L}\p{N} \t]|\Z))"
 _OTHERS = rf"(?: (?:and|und|et|&|\+) {_NAME})?"
 
 # None of the flags that presidio has by default: a name begins with a capital.
@@ -93,11 +93,11 @@ _RECOGNIZER = PatternRecognizer(
     "PERSON",
     name="consentgate",
     patterns=[
-        Pattern("title", rf"(?!{_NO_PERSON}){_TITLE}(?:{_NO_NAME} )?\K{_NAME}", 1.0),
-        Pattern("introduction", rf"{_INTRODUCTION}{_MORE_TITLES}\K{_NAME}", 1.0),
+        Pattern("title", rf"(?!{_NO_PERSON})(?>{_TITLE}(?:{_NO_NAME} )?)\K{_NAME}", 1.0),
+        Pattern("introduction", rf"(?>{_INTRODUCTION}{_MORE_TITLES})\K{_NAME}", 1.0),
         Pattern(
             "signature",
-            rf"(?:{_GREETING}){_MORE_TITLES}\K{_NAME}{_OTHERS}{_TO_THE_LINE_S_END}",
+            rf"(?>(?:{_GREETING}){_MORE_TITLES})\K{_NAME}{_OTHERS}{_NO_MORE_WORDS}",
             1.0,
         ),
     ],

@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from consentgate.errors import ConfigError
 from consentgate.redaction import detectors, redact
 from consentgate.redaction.redact import RULES_VERSION, Redactor, engine_versions, fold
 
-ALL = Redactor(DETECTORS)
+# Names are for tests/presidio: what finds them is not installed here.
+WITHOUT_NAMES = [name for name in DETECTORS if name != "name"]
+ALL = Redactor(WITHOUT_NAMES)
 
 IDENTIFIERS = (
     *("anna@example.org", "0171 3920012", "+49 30 23125 123", "DE89 3704 0044 0532 0130 00"),
@@ -292,10 +295,29 @@ def test_the_versions_are_of_what_the_detectors_use() -> None:
     assert set(engine_versions(["phone"])) == {"rules", "phonenumbers"}
     for name in ("iban", "card", "national-id"):
         assert set(engine_versions([name])) == {"rules", "python-stdnum"}
-    assert all(engine_versions(DETECTORS).values())
+    assert all(engine_versions(WITHOUT_NAMES).values())
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "phonenumbers", None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=re.escape('pip install "consentgate[redact]"')):
         importlib.reload(consentgate.redaction)
+
+
+@pytest.mark.parametrize("needs_names", [engine_versions, lambda names: redact.redact([""], names, None)])
+def test_without_presidio_the_error_says_what_to_install(
+    needs_names: Callable[[list[str]], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "consentgate.redaction.names", raising=False)
+    with pytest.raises(ConfigError, match=re.escape('pip install "consentgate[presidio]"')):
+        needs_names(["email", "name"])
+
+
+def test_presidio_is_imported_only_where_names_are_redacted() -> None:
+    code = (
+        "import sys; from consentgate.redaction.redact import engine_versions, redact\n"
+        "redact(['Dear Mr Smith'], ['email'], None), engine_versions(['email', 'phone'])\n"
+        "sys.exit(not {'presidio_analyzer', 'consentgate.redaction.names'}.isdisjoint(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
