@@ -20,7 +20,7 @@ from workload import POLICY
 
 
 def redacting_policy() -> str:
-    """The policy of the benchmark, with every detector but that of names in every rule that permits."""
+    """The policy of the benchmark, with every detector but `name` in every rule that permits."""
     policy = yaml.safe_load(POLICY)
     for rule in policy["rules"]:
         if rule["basis"] != "suspended":

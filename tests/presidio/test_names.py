@@ -46,7 +46,7 @@ def found(text: str) -> list[str]:
         ("Mlle Zoé Aubin", "Zoé Aubin"),
         ("Monsieur Aubin", "Aubin"),
         ("Hi, my name is Ada Quill.", "Ada Quill"),
-        ("my name’s Ada", "Ada"),
+        ("my name\u2019s Ada", "Ada"),
         ("Ich heiße Jörg Aue und", "Jörg Aue"),
         ("ich heisse Jörg", "Jörg"),
         ("Mein Name ist Dr. Jörg Aue", "Jörg Aue"),
@@ -126,10 +126,10 @@ def test_what_has_been_redacted_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     [
-        *("Mr ", "Mr A ", "Mr A-", "Mr A'", "Dr. ", "Prof. Dr. med. ", "Me ", "M. ", "MM. ", "Frau "),
-        *("Frau und Herr ", "Mr von de la ", "Frau Anna Aue ", "Herr der ", "Mr Team ", "J. ", "A-a"),
-        *("my name is ", "my name is A ", "Grüße\n", "Grüße ", "LG A & ", "thanks \n  \n", "a", " "),
-        *("best regards ", "[NAME]", "d'", "A.", "é", "Dr. A Frau B "),
+        *("Mr ", "Mr A ", "Mr A-", "Mr A'", "Mr von de la ", "Mr Team ", "Dr. ", "Dr. A Frau B "),
+        *("Prof. Dr. med. ", "Me ", "M. ", "MM. ", "Frau ", "Frau und Herr ", "Frau Anna Aue "),
+        *("Herr der ", "my name is ", "my name is A ", "Grüße\n", "Grüße ", "LG A & ", "J. "),
+        *("thanks \n  \n", "best regards ", "[NAME]", "d'", "A.", "A-a", "a", " ", "é"),
     ],
 )
 def test_the_time_grows_with_the_text_and_not_faster(unit: str) -> None:

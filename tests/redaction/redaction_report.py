@@ -1,8 +1,8 @@
 """`make redaction-report`: what the redaction finds in the labelled corpus, and what it costs.
 
 Recall is the share of the labelled identifiers that are found with exactly these bounds and this
-kind; precision is the share of what is found that is labelled like that. Names have a corpus of their
-own, and are measured where presidio is installed.
+kind; precision is the share of what is found that is labelled like that. Names have a corpus of
+their own, and are measured where presidio is installed.
 """
 
 import argparse
@@ -72,9 +72,7 @@ def found_in(text: Text, redactor: Redactor) -> list[tuple[str, int, str]]:
     return [(span.kind, span.start, text.text[span.start : span.end]) for span in spans]
 
 
-def scores(
-    texts: Sequence[Text], detectors: Collection[str] = STRUCTURED
-) -> dict[str, Score]:
+def scores(texts: Sequence[Text], detectors: Collection[str] = STRUCTURED) -> dict[str, Score]:
     """The score of each kind, and of `all`."""
     redactor = Redactor(detectors)
     labelled, found, right = Counter[str](), Counter[str](), Counter[str]()
@@ -258,7 +256,7 @@ def print_tables(
 def print_names(names: Names) -> None:
     """The same of the detector of names."""
     console = Console()
-    table = Table(Column("names", min_width=11), title="Names of persons", box=SIMPLE)
+    table = Table(Column("names", min_width=13), title="Names of persons", box=SIMPLE)
     for part, texts in names.texts.items():
         for column in (f"{part}, {texts} texts", "recall", "precision"):
             table.add_column(column, justify="right")

@@ -130,9 +130,9 @@ def engine_versions(detectors: Collection[str]) -> dict[str, str]:
         versions["python-stdnum"] = stdnum.__version__
     if "name" in detectors:
         # It takes seconds to import, and needs an extra of its own.
-        from consentgate.redaction import names  # noqa: PLC0415
+        from consentgate.redaction.names import versions_of_names  # noqa: PLC0415
 
-        versions |= names.engine_versions()
+        versions |= versions_of_names()
     return versions
 
 

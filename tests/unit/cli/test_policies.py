@@ -1,6 +1,7 @@
 """The commands about policies: what they print, and the exit codes."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,22 @@ def test_no_hash_is_shown_where_what_redacts_is_not_installed(
     assert command("lint", "changed.yaml", "-c", "consentgate.yaml") == 0
     out = capsys.readouterr().out
     assert "not installed" in out
+    assert "@" not in out
+
+
+def test_a_policy_that_redacts_names_is_refused_without_presidio(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "consentgate.redaction.names", raising=False)
+    Path("names.yaml").write_text(TRANSFORMING.replace("[email]", "[email, name]"), "utf-8")
+    Path("key").write_text("0123456789abcdef" * 4)
+    Path("consentgate.yaml").write_text("keys: {pseudonym: [key]}\n", "utf-8")
+    assert command("run", "-c", "consentgate.yaml", "--policy", "names.yaml") == EXIT_CONFIG
+    assert 'pip install "consentgate[presidio]"' in capsys.readouterr().err
+    assert command("lint", "-c", "consentgate.yaml", "names.yaml") == 0
+    out = capsys.readouterr().out
+    assert 'pip install "consentgate[presidio]"' in out
     assert "@" not in out
 
 

@@ -239,7 +239,7 @@ BROKEN: list[tuple[str, list[str]]] = [
             "p.yaml:10: rules[0].fields: must be a list, not a string, put it into brackets",
             "p.yaml:11: rules[0].redact[0]: unknown detector 'emial', did you mean 'email'?",
             "p.yaml:11: rules[0].redact[1]: unknown detector 'ssn', "
-            "use one of email, phone, iban, card, ip, national-id, url, secret",
+            "use one of email, phone, iban, card, ip, national-id, url, secret, name",
             "p.yaml:12: rules[0].pseudonymize: must be true or false, not an integer",
             "p.yaml:13: rules[0].until: has no value, give it one or leave the key out",
         ],

@@ -304,7 +304,9 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
         importlib.reload(consentgate.redaction)
 
 
-@pytest.mark.parametrize("needs_names", [engine_versions, lambda names: redact.redact([""], names, None)])
+@pytest.mark.parametrize(
+    "needs_names", [engine_versions, lambda names: redact.redact(["Mr Quill"], names, None)]
+)
 def test_without_presidio_the_error_says_what_to_install(
     needs_names: Callable[[list[str]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
