@@ -240,11 +240,11 @@ class ConsentView:
         return Changes(changes, frontier)
 
     async def keep(self) -> None:
-        """Write snapshots of what has changed, again and again."""
+        """Write snapshots of what has changed, again and again, and remove what is too old."""
         while self._snapshots is not None:
-            await self._snapshots.tidy()
             await asyncio.sleep(KEEP_SECONDS)
             await self.save()
+            await self._snapshots.tidy()
 
     async def save(self) -> None:
         """Write a snapshot of each table that has changed, or whose last one is getting old."""
