@@ -32,7 +32,7 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _Moment = str | int
-_CHOICES = tuple(Choice)
+_CHOICES = {choice.value: choice for choice in Choice}
 _CONTENT_TYPES: dict[str, Any] = {
     "id": _Name,
     "subject": _Name,
@@ -342,7 +342,9 @@ def _read_choice(choices: Any, purpose: str) -> Choice | None:
         if not isinstance(entry, dict):
             raise _Unreadable("wrong-type")
         choice = entry.get("choice")
-        if choice not in _CHOICES:
+        # Only a string can be looked up.
+        chosen = _CHOICES.get(choice) if isinstance(choice, str) else None
+        if chosen is None:
             raise _Unreadable("unknown-choice")
-        read[name] = Choice(choice)
+        read[name] = chosen
     return read.get(purpose)
