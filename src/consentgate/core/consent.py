@@ -62,7 +62,10 @@ class ConsentTable:
         """Take in one consent record; `None` is a tombstone."""
         held = self.holdings.get(subject)
         if held is None or (held.partition == partition and subject not in self._scattered):
-            self._settle(partition, subject, state)
+            if state is None:
+                self.holdings.pop(subject, None)
+            else:
+                self.holdings[subject] = holding(partition, state)
         else:
             self._scatter(partition, subject, held, state)
 
@@ -114,12 +117,6 @@ class ConsentTable:
 
     def __len__(self) -> int:
         return len(self.holdings)
-
-    def _settle(self, partition: int, subject: bytes, state: ConsentState | None) -> None:
-        if state is None:
-            self.holdings.pop(subject, None)
-        else:
-            self.holdings[subject] = holding(partition, state)
 
     def _scatter(
         self, partition: int, subject: bytes, held: Holding, state: ConsentState | None

@@ -399,17 +399,19 @@ class ConsentView:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
         table, listeners = followed.table, followed.listeners
+        read, is_misplaced, apply = self._read, self._is_misplaced, table.apply
         for record in records:
-            state, problem = self._read(record)
+            state, problem = read(record)
             if problem is not None:
                 self._on_unreadable(problem)
-            if record.key is None:
+            subject = record.key
+            if subject is None:
                 continue
-            if self._is_misplaced(partition, record.key):
+            if is_misplaced(partition, subject):
                 self._on_misplaced()
-            table.apply(partition, record.key, state)
+            apply(partition, subject, state)
             if listeners:
-                change = _change(partition, record, table.holdings.get(record.key))
+                change = _change(partition, record, table.holdings.get(subject))
                 for listener in listeners:
                     listener(change)
         if records and not isinstance(records[-1], UnreadableRecord):
