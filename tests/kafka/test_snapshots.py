@@ -512,6 +512,19 @@ async def test_a_sample_that_is_compacted_away_leaves_the_others(
     assert isinstance(view._followed[0].samples[0][b"anna"], Sample)
 
 
+async def test_a_worker_that_fails_writes_no_snapshot(
+    make_site: SiteFactory, directory: Path
+) -> None:
+    # Checked: writes one where `Worker._put_away` does not ask how it ended.
+    site = await make_site("failed", **kept(directory))
+    await site.feed.many(site.consent, map(consent, PEOPLE))
+    async with working(site, may_fail=True) as running:
+        await running.ready()
+        running.worker.end(RuntimeError("a bug"))
+        await asyncio.wait([running.task])
+    assert not names(directory)
+
+
 async def test_a_disk_that_is_full_stops_nobody(
     make_site: SiteFactory, directory: Path, readings: Readings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

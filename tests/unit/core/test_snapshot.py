@@ -206,23 +206,27 @@ def body_of(kind: str, *fields: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "frame",
+    ("frame", "counts"),
     [
-        body_of("_Subjects", [(9, None)], [b"a"], [0]),  # a partition that it is not of
-        body_of("_Subjects", [(0, ("XX", None, None))], [b"a"], [0]),  # no country
-        body_of("_Subjects", [(0, ("GB", None, "maybe"))], [b"a"], [0]),  # no choice
-        body_of("_Subjects", [(0, None)], [b"a"], [1]),  # a holding that is not there
-        body_of("_Subjects", [(0, None)], [b"a", b"b"], [0]),  # somebody without a holding
-        body_of("_Subjects", [(0, None)], [b"a", b"a"], [0, 0]),  # somebody twice
-        body_of("_Subjects", [(0, None)], [b"a"], [0]),  # one subject more than counted
-        body_of("_Scattered", [(0, None)], [b"a"], [[0]]),
-        body_of("Head"),
-        b"\xc1",
+        (body_of("_Subjects", [(9, None)], [b"a"], [0]), (1, 0)),  # a partition it is not of
+        (body_of("_Subjects", [(0, ("XX", None, None))], [b"a"], [0]), (1, 0)),  # no country
+        (body_of("_Subjects", [(0, ("GB", None, "maybe"))], [b"a"], [0]), (1, 0)),  # no choice
+        (body_of("_Subjects", [(0, None)], [b"a"], [1]), (1, 0)),  # a holding that is not there
+        (body_of("_Subjects", [(0, None)], [b"a", b"b"], [0]), (1, 0)),  # who holds nothing
+        (body_of("_Subjects", [(0, None)], [b"a", b"a"], [0, 0]), (2, 0)),  # somebody twice
+        (body_of("_Subjects", [(0, None)], [b"a"], [0]), (2, 0)),  # somebody is missing
+        (body_of("_Scattered", [(0, None)], [b"a"], [[0]]), (0, 2)),
+        (body_of("_Scattered", [(0, None)], [b"a"], [[1]]), (0, 1)),
+        (body_of("Head"), (0, 0)),
+        (b"\xc1", (0, 0)),
     ],
 )
-def test_what_makes_no_sense_is_refused_although_the_digests_are_right(frame: bytes) -> None:
-    head, _, _, end = payloads_of(written(SMALL))
-    refused(made_of(head, frame, end))
+def test_what_makes_no_sense_is_refused_although_the_digests_are_right(
+    frame: bytes, counts: tuple[int, int]
+) -> None:
+    head, *_ = payloads_of(written(SMALL))
+    read(made_of(head, body_of("_Subjects", [(0, None)], [b"a"], [0]), body_of("_End", 1, 0)))
+    refused(made_of(head, frame, body_of("_End", *counts)))
 
 
 def test_a_second_head_and_a_missing_one_are_refused() -> None:
