@@ -84,14 +84,15 @@ async def follow(path: str) -> dict[str, float]:
     await view.start(layout.is_misplaced, layout.deletions_kept_ms, snapshots)
     collect_garbage_rarely()
     before_mb, began, cpu_began = rss_mb(), time.perf_counter(), cpu_seconds()
-    running = asyncio.create_task(view.run())
+    gaps: list[float] = []
+    running, watching = asyncio.create_task(view.run()), asyncio.create_task(watch(gaps))
     tables = [view.follow([partition]) for partition in range(PARTITIONS)]
     for table in tables:
         await view.await_frontier(table, await view.high_watermarks(table))
     seconds, cpu = time.perf_counter() - began, cpu_seconds() - cpu_began
     after_mb, subjects = rss_mb(), view.subjects()
-    gaps: list[float] = []
-    watching = asyncio.create_task(watch(gaps))
+    pause = max(gaps)
+    gaps.clear()
     began = time.perf_counter()
     await view.save()
     save_seconds = time.perf_counter() - began
@@ -106,8 +107,9 @@ async def follow(path: str) -> dict[str, float]:
         "subjects_per_second": round(subjects / seconds),
         "cpu_us_per_subject": round(cpu / subjects * 1e6, 2),
         "bytes_per_subject": round((after_mb - before_mb) * 1e6 / subjects),
+        "longest_pause_ms": round(pause * 1000, 1),
         "save_seconds": round(save_seconds, 2),
-        "longest_pause_ms": round(max(gaps, default=0) * 1000, 1),
+        "longest_pause_saving_ms": round(max(gaps, default=0) * 1000, 1),
         "snapshot_mb": round(sum(file.stat().st_size for file in files) / 1e6, 1),
     }
 

@@ -18,7 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 import harness
 from consentgate.config import ConsentConfig, LimitsConfig
 from consentgate.core.decode import ConsentFields
-from consentgate.core.snapshot import Sample
+from consentgate.core.snapshot import Identity, Sample, read_head
 from consentgate.kafka import consent as consent_module
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
@@ -222,10 +222,19 @@ async def test_snapshots_are_written_while_a_worker_works(
         await until(lambda: names(directory), "a snapshot is written")
         path = only(directory)
         written = path.stat().st_mtime_ns
+        identity = identity_of(path)
+        assert identity.cluster
+        assert (identity.topic, identity.purpose) == (site.consent, "ai-training")
+        assert path.stat().st_mode & 0o777 == 0o600
         await asyncio.sleep(0.5)
         assert path.stat().st_mtime_ns == written, "nothing has changed"
         await site.feed.many(site.consent, [consent("new")])
         await until(lambda: path.stat().st_mtime_ns != written, "another one is written")
+
+
+def identity_of(path: Path) -> Identity:
+    with path.open("rb") as file:
+        return read_head(file.read)[0].identity
 
 
 async def test_workers_share_a_directory_and_take_over_from_each_other(

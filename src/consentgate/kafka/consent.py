@@ -389,7 +389,9 @@ class ConsentView:
             starts = await self._watermarks.beginning_offsets(partitions)
         for tp in partitions:
             followed = self._followed[tp.partition]
-            table, followed.starts[tp.partition] = followed.table, starts[tp]
+            table = followed.table
+            # Where the topic began when the table did, wherever it begins by now.
+            followed.starts.setdefault(tp.partition, starts[tp])
             if table.frontier[tp.partition] < starts[tp]:
                 table.advance(tp.partition, starts[tp])
             self._reader.seek(tp, table.frontier[tp.partition])

@@ -101,5 +101,6 @@ class FollowedTable:
         self.table.reset()
         self.whole_at, self._asked = now, None
         self.kept = self._restored = None
+        self.starts.clear()
         self.samples.clear()
         self.listeners.clear()

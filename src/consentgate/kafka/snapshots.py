@@ -145,7 +145,7 @@ class Snapshots:
             os.close(directory)
 
     def _tidy(self) -> None:
-        ours = re.compile(rf"{re.escape(self._group)}-(\d+|all)\.snapshot(\..*)?")
+        ours = re.compile(rf"{re.escape(self._group)}-(\d+|all)\.snapshot(\.\w{{8}})?")
         for path in self._directory.glob("*.snapshot*"):
             # Another worker may have replaced or removed it meanwhile.
             with suppress(OSError):

@@ -215,8 +215,14 @@ async def test_what_is_being_written_at_the_end_is_given_up(tmp_path: Path) -> N
 
 
 async def test_only_what_is_too_old_and_ours_is_removed(tmp_path: Path) -> None:
-    ours = ["group-0.snapshot", "group-all.snapshot", "group-1.snapshot.x7"]
-    others = ["group-b-0.snapshot", "other-0.snapshot", "group-0.snapshots", "notes"]
+    ours = ["group-0.snapshot", "group-all.snapshot", "group-1.snapshot.x7_abcde"]
+    others = [
+        "group-b-0.snapshot",
+        "group-0.snapshot.b-0.snapshot",
+        "other-0.snapshot",
+        "group-0.snapshots",
+        "notes",
+    ]
     long_ago = time.time() - KEPT_MS / 1000
     for name in (*ours, *others, "group-5.snapshot"):
         (tmp_path / name).touch()
