@@ -302,8 +302,8 @@ def _check(config: Config, document: Document) -> Config:
     if len(set(topics)) < len(topics):
         problems.append("topics: each of them must have a name of its own")
     problems += _declared_problems(config.declared, topics)
-    if config.snapshot is not None:
-        problems.append("snapshot: this version keeps no snapshots")
+    if config.snapshot == "":
+        problems.append("snapshot: must be the path of a directory, or null")
     if paths or problems:
         raise ConfigError("\n".join([*paths, *(f"{document.file}: {each}" for each in problems)]))
     return config

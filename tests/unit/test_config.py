@@ -202,7 +202,7 @@ def test_a_wrong_type_is_refused_with_its_line(file: Path, text: str, message: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("snapshot: /var/lib/x", "snapshot: this version keeps no snapshots"),
+        ('snapshot: ""', "snapshot: must be the path of a directory, or null"),
         (
             "content: {key_is_subject: false}\nconsent: {scope: partition}",
             "content.key_is_subject: false needs consent.scope: global",
@@ -260,7 +260,7 @@ def test_the_body_may_hold_other_fields(file: Path) -> None:
 
 
 def test_everything_that_cannot_work_is_told_at_once(file: Path) -> None:
-    text = "snapshot: x\ntopics: {training: content-events}\n"
+    text = "snapshot: ''\ntopics: {training: content-events}\n"
     assert len(refused(file, text).splitlines()) == 2
 
 

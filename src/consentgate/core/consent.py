@@ -1,6 +1,6 @@
 """The consent table: the compacted topic folded to one state a subject, and its frontier."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -32,6 +32,16 @@ class ConsentChange:
     after: Holding | None
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a table held at a frontier."""
+
+    frontier: Mapping[int, int]
+    subjects: Sequence[bytes]
+    held: Sequence[Holding]  # one for each of the subjects
+    scattered: Mapping[bytes, Mapping[int, ConsentState]]
+
+
 @dataclass(slots=True)
 class ConsentTable:
     """Subject to consent state, over one consent partition or over several.
@@ -52,7 +62,10 @@ class ConsentTable:
         """Take in one consent record; `None` is a tombstone."""
         held = self.holdings.get(subject)
         if held is None or (held.partition == partition and subject not in self._scattered):
-            self._settle(partition, subject, state)
+            if state is None:
+                self.holdings.pop(subject, None)
+            else:
+                self.holdings[subject] = holding(partition, state)
         else:
             self._scatter(partition, subject, held, state)
 
@@ -70,6 +83,22 @@ class ConsentTable:
         self.holdings.clear()
         self._scattered.clear()
         self.frontier.update(dict.fromkeys(self.frontier, 0))
+
+    def contents(self) -> "Contents":
+        """What the table holds now, in one step; later changes do not show in it."""
+        # Two lists take a fifth of the time that a copy of the dictionary takes.
+        return Contents(
+            dict(self.frontier),
+            list(self.holdings),
+            list(self.holdings.values()),
+            dict(self._scattered),
+        )
+
+    def take_over(self, other: "ConsentTable") -> None:
+        """Hold what another table of the same partitions holds, which nobody may use any more."""
+        assert set(other.frontier) == set(self.frontier), "a table is of some partitions for good"
+        self.holdings, self._scattered = other.holdings, other._scattered
+        self.frontier.update(other.frontier)
 
     def covers(self, high_watermarks: Mapping[int, int]) -> bool:
         """Whether everything below these offsets has been applied."""
@@ -89,16 +118,12 @@ class ConsentTable:
     def __len__(self) -> int:
         return len(self.holdings)
 
-    def _settle(self, partition: int, subject: bytes, state: ConsentState | None) -> None:
-        if state is None:
-            self.holdings.pop(subject, None)
-        else:
-            self.holdings[subject] = holding(partition, state)
-
     def _scatter(
         self, partition: int, subject: bytes, held: Holding, state: ConsentState | None
     ) -> None:
-        states = self._scattered.setdefault(subject, {held.partition: held.state})
+        # A new one each time, because contents that were taken may still have the old one.
+        states = dict(self._scattered.get(subject, {held.partition: held.state}))
+        self._scattered[subject] = states
         if state is None:
             states.pop(partition, None)
         else:

@@ -32,7 +32,7 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _Moment = str | int
-_CHOICES = tuple(Choice)
+_CHOICES = {choice.value: choice for choice in Choice}
 _CONTENT_TYPES: dict[str, Any] = {
     "id": _Name,
     "subject": _Name,
@@ -255,13 +255,13 @@ def consent_decoder(fields: ConsentFields, purpose: str, max_depth: int) -> Cons
         ValueError: if one path leads through another's field, or has an empty name in it.
     """
     _refuse_paths(fields)
-    paths = {name: tuple(path.split(".")) for name, path in asdict(fields).items()}
+    find = _finder({name: tuple(path.split(".")) for name, path in asdict(fields).items()})
 
     def decode(key: bytes | None, value: bytes | None) -> tuple[ConsentState | None, str | None]:
         if value is None:
             return None, None
         try:
-            return _read_consent(key, _strict_json(value, max_depth), paths, purpose), None
+            return _read_consent(key, find(_strict_json(value, max_depth)), purpose), None
         except _Unreadable as problem:
             return UNREADABLE, str(problem)
 
@@ -296,18 +296,43 @@ def _refuse_constant(name: str) -> NoReturn:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
 
 
+def _finder(paths: Mapping[str, _Names]) -> Callable[[Any], tuple[Any, Any, Any, Any]]:
+    """Gives what stands at the paths of subject, jurisdiction, adult and choices."""
+    places = paths["subject"], paths["jurisdiction"], paths["adult"], paths["choices"]
+
+    def find(document: Any) -> tuple[Any, Any, Any, Any]:
+        subject, jurisdiction, adult, choices = places
+        return (
+            _at(document, subject),
+            _at(document, jurisdiction),
+            _at(document, adult),
+            _at(document, choices, {}),
+        )
+
+    if any(len(place) > 1 for place in places):
+        return find
+    (subject,), (jurisdiction,), (adult,), (choices,) = places
+
+    def find_at_the_top(document: Any) -> tuple[Any, Any, Any, Any]:
+        # The same for nearly all that there are, without asking four times what the document is.
+        if not isinstance(document, dict):
+            raise _Unreadable("wrong-type")
+        get = document.get
+        return get(subject), get(jurisdiction), get(adult), get(choices, {})
+
+    return find_at_the_top
+
+
 def _read_consent(
-    key: bytes | None, document: Any, paths: Mapping[str, _Names], purpose: str
+    key: bytes | None, found: tuple[Any, Any, Any, Any], purpose: str
 ) -> ConsentState:
-    subject = _at(document, paths["subject"])
+    subject, jurisdiction, adult, choices = found
     if not isinstance(subject, str) or not subject:
         raise _Unreadable("no-subject")
     if key != subject.encode(errors="surrogatepass"):
         raise _Unreadable("key-is-not-subject")
     return consent_state(
-        _read_jurisdiction(_at(document, paths["jurisdiction"])),
-        _read_adult(_at(document, paths["adult"])),
-        _read_choice(_at(document, paths["choices"], {}), purpose),
+        _read_jurisdiction(jurisdiction), _read_adult(adult), _read_choice(choices, purpose)
     )
 
 
@@ -342,7 +367,9 @@ def _read_choice(choices: Any, purpose: str) -> Choice | None:
         if not isinstance(entry, dict):
             raise _Unreadable("wrong-type")
         choice = entry.get("choice")
-        if choice not in _CHOICES:
+        # Only a string can be looked up.
+        chosen = _CHOICES.get(choice) if isinstance(choice, str) else None
+        if chosen is None:
             raise _Unreadable("unknown-choice")
-        read[name] = Choice(choice)
+        read[name] = chosen
     return read.get(purpose)

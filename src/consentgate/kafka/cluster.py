@@ -82,6 +82,11 @@ class Cluster:
         """Disconnect."""
         await self._admin.close()
 
+    async def id(self) -> str:
+        """The cluster's id; empty where it has none."""
+        async with closing_unanswered(self._admin._client):
+            return (await self._admin.describe_cluster())["cluster_id"] or ""
+
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Number of partitions of those topics that exist."""
         async with closing_unanswered(self._admin._client):

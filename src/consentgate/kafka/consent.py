@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -11,12 +12,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
-from consentgate.core.partition import Changes, StepFailed
+from consentgate.core.partition import Changes, Moment, StepFailed
+from consentgate.core.snapshot import Head, SnapshotRefused, sample_of
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.followed import FollowedTable, Listener
 from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
+from consentgate.kafka.snapshots import Snapshots
 from consentgate.kafka.unanswered import closing_unanswered
 from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
 
@@ -33,6 +36,10 @@ CHANGES_MAX = 20_000
 
 GRACE_MS = 60_000
 """How long a partition that nobody needs is followed on, so that a rebalance finds it ready."""
+
+
+KEEP_SECONDS = 300.0
+"""How often the tables that have changed are written to the disk."""
 
 
 class ConsentTableLost(Exception):
@@ -69,18 +76,23 @@ class ConsentView:
             isolation_level="read_uncommitted", **common, **settings.client
         )
         self._behind_ms_max = 0
+        self._snapshots: Snapshots | None = None
         self._followed: dict[int, FollowedTable] = {}
         self._following: set[int] = set()
         self._to_reset: list[FollowedTable] = []
 
     async def start(
-        self, is_misplaced: Callable[[int, bytes], bool], deletions_kept_ms: int
+        self,
+        is_misplaced: Callable[[int, bytes], bool],
+        deletions_kept_ms: int,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """Connect.
 
         `is_misplaced` tells by partition and subject what lies in a wrong place; a deletion stays
-        in the topic for `deletions_kept_ms`.
+        in the topic for `deletions_kept_ms`. With `snapshots`, tables begin with these.
         """
+        self._snapshots = snapshots
         self._is_misplaced = is_misplaced
         # Half of it, because the time counts from a compaction that nobody here sees.
         self._behind_ms_max = deletions_kept_ms // 2
@@ -90,6 +102,11 @@ class ConsentView:
 
     async def stop(self) -> None:
         """Disconnect."""
+        for followed in self._distinct():
+            if followed.restoring is not None:
+                followed.restoring.cancel()
+        if self._snapshots is not None:
+            self._snapshots.close()
         await self._reader.stop()
         await self._watermarks.stop()
 
@@ -99,6 +116,9 @@ class ConsentView:
         followed = self._followed.get(wanted[0])
         if followed is None:
             followed = FollowedTable(ConsentTable(wanted), whole_at=read_clock())
+            if self._snapshots is not None:
+                restoring = self._restore(followed, self._snapshots)
+                followed.restoring = asyncio.create_task(restoring)
         assert sorted(followed.table.frontier) == wanted, "a consent partition has one table"
         followed.followers += 1
         followed.unneeded_since = None
@@ -156,7 +176,7 @@ class ConsentView:
                 f"the consent topic {self._topic} ends before what was read of it: "
                 "it was truncated or made anew"
             )
-        behind_ms = read_clock().since_ms(followed.whole_at)
+        behind_ms = followed.behind_ms(read_clock())
         if behind_ms > self._behind_ms_max:
             self._to_reset.append(followed)
             raise ConsentTableLost(
@@ -219,6 +239,116 @@ class ConsentView:
                     changes.append(_change(partition, record, held))
         return Changes(changes, frontier)
 
+    async def keep(self) -> None:
+        """Write snapshots of what has changed, again and again, and remove what is too old."""
+        while self._snapshots is not None:
+            await asyncio.sleep(KEEP_SECONDS)
+            await self.save()
+            await self._snapshots.tidy()
+
+    async def save(self) -> None:
+        """Write a snapshot of each table that has changed, or whose last one is getting old."""
+        for followed in list(self._distinct()):
+            if self._snapshots is not None and followed.is_restored():
+                try:
+                    await self._save(followed, self._snapshots)
+                except OSError as error:
+                    log.warning("a snapshot could not be written: %s", error.strerror or error)
+
+    async def _save(self, followed: FollowedTable, snapshots: Snapshots) -> None:
+        now, frontier = read_clock(), dict(followed.table.frontier)
+        kept_frontier, kept_whole_at = followed.kept or (None, now)
+        # One that lies there serves for as long as it is young.
+        young_ms = self._behind_ms_max // 10
+        is_kept = frontier == kept_frontier and now.since_ms(kept_whole_at) < young_ms
+        if is_kept or not followed.samples:
+            return
+        whole_at = followed.whole_at
+        head = Head(
+            identity=snapshots.identity,
+            # Reckoned back from now: the clocks may have disagreed since.
+            whole_at_ms=now.unix_ms - now.since_ms(whole_at),
+            deletions_kept_ms=snapshots.deletions_kept_ms,
+            frontier=frontier,
+            starts=dict(followed.starts),
+            samples={p: list(samples.values()) for p, samples in followed.samples.items()},
+        )
+        await snapshots.save(head, followed.table.contents())
+        followed.kept = (frontier, whole_at)
+
+    async def _restore(self, followed: FollowedTable, snapshots: Snapshots) -> None:
+        """Begin with the table's snapshot, if there is a good one."""
+        began, partitions = time.monotonic(), sorted(followed.table.frontier)
+        try:
+            found = await snapshots.load(partitions, self._confirm)
+            if found is None:
+                return
+            head, table = found
+            now, age_ms = read_clock(), snapshots.age_ms(head)
+        except SnapshotRefused as refusal:
+            log.warning("the snapshot of %s is refused: %s", self._names(partitions), refusal)
+        except Exception as error:
+            # Whatever it was, the topic has it all.
+            log.warning(
+                "the snapshot of %s cannot be used: %s",
+                self._names(partitions),
+                getattr(error, "strerror", None) or type(error).__name__,
+            )
+        else:
+            whole_at = Moment(now.unix_ms - age_ms, now.monotonic_ms - age_ms)
+            followed.restored(head, table, whole_at, now)
+            log.info(
+                "%s: %d subjects from a snapshot that is %.0f s old, in %.1f s",
+                self._names(partitions),
+                len(table),
+                age_ms / 1000,
+                time.monotonic() - began,
+            )
+
+    async def _confirm(self, head: Head) -> None:
+        """See that the topic still is what the snapshot was made from.
+
+        Raises:
+            SnapshotRefused: if it is not, or if that cannot be told.
+        """
+        places = [self._at(p) for p in head.frontier]
+        async with closing_unanswered(self._watermarks._client):
+            starts = await self._watermarks.beginning_offsets(places)
+            ends = await self._watermarks.end_offsets(places)
+        for place in places:
+            partition = place.partition
+            if starts[place] != head.starts.get(partition):
+                raise SnapshotRefused(f"{self._names([partition])} begins elsewhere now")
+            if ends[place] < head.frontier[partition]:
+                raise SnapshotRefused(
+                    f"{self._names([partition])} ends at {ends[place]}, before the snapshot's "
+                    f"frontier {head.frontier[partition]}: it was truncated or made anew"
+                )
+            if head.frontier[partition] > starts[place]:
+                await self._confirm_samples(place, head)
+
+    async def _confirm_samples(self, place: TopicPartition, head: Head) -> None:
+        """Find one of the records that were applied, because a topic made anew has offsets, too."""
+        for sample in reversed(head.samples.get(place.partition, [])):
+            offsets = (sample.offset, sample.offset + 1)
+            records, _ = await read_range(self._settings, place, offsets, 1)
+            if not records:
+                continue
+            (record,) = records
+            if isinstance(record, UnreadableRecord) or sample_of(record) != sample:
+                raise SnapshotRefused(
+                    f"{self._names([place.partition])} holds another record at {sample.offset}: "
+                    "it was made anew"
+                )
+            return
+        raise SnapshotRefused(
+            f"none of the records by which {self._names([place.partition])} would be known again "
+            "is left in it"
+        )
+
+    def _names(self, partitions: Iterable[int]) -> str:
+        return ", ".join(f"{self._topic}-{partition}" for partition in partitions)
+
     async def run(self) -> None:
         """Follow for ever."""
         failing_with = None
@@ -238,8 +368,9 @@ class ConsentView:
     async def _follow_once(self) -> None:
         self._drop_unneeded()
         self._reset_tables()
-        if set(self._followed) != self._following:
-            await self._assign()
+        wanted = {p for p, followed in self._followed.items() if followed.is_restored()}
+        if wanted != self._following:
+            await self._assign(wanted)
         if not self._following:
             await asyncio.sleep(POLL_MS / 1000)
             return
@@ -251,35 +382,42 @@ class ConsentView:
         for partition, position in positions.items():
             self._apply(partition, fetched.get(self._at(partition), ()), position)
 
-    async def _assign(self) -> None:
-        partitions = [self._at(p) for p in self._followed]
+    async def _assign(self, wanted: Collection[int]) -> None:
+        partitions = [self._at(p) for p in wanted]
         self._reader.assign(partitions)
         async with closing_unanswered(self._watermarks._client):
             starts = await self._watermarks.beginning_offsets(partitions)
         for tp in partitions:
-            table = self._followed[tp.partition].table
+            followed = self._followed[tp.partition]
+            table = followed.table
+            # Where the topic began when the table did, wherever it begins by now.
+            followed.starts.setdefault(tp.partition, starts[tp])
             if table.frontier[tp.partition] < starts[tp]:
                 table.advance(tp.partition, starts[tp])
             self._reader.seek(tp, table.frontier[tp.partition])
         self._following = {tp.partition for tp in partitions}
 
-    def _apply(self, partition: int, records: Iterable[Any], frontier: int) -> None:
+    def _apply(self, partition: int, records: Sequence[Any], frontier: int) -> None:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
         table, listeners = followed.table, followed.listeners
+        read, is_misplaced, apply = self._read, self._is_misplaced, table.apply
         for record in records:
-            state, problem = self._read(record)
+            state, problem = read(record)
             if problem is not None:
                 self._on_unreadable(problem)
-            if record.key is None:
+            subject = record.key
+            if subject is None:
                 continue
-            if self._is_misplaced(partition, record.key):
+            if is_misplaced(partition, subject):
                 self._on_misplaced()
-            table.apply(partition, record.key, state)
+            apply(partition, subject, state)
             if listeners:
-                change = _change(partition, record, table.holdings.get(record.key))
+                change = _change(partition, record, table.holdings.get(subject))
                 for listener in listeners:
                     listener(change)
+        if records and not isinstance(records[-1], UnreadableRecord):
+            followed.sample(partition, records[-1])
         table.advance(partition, frontier)
         followed.advanced()
 

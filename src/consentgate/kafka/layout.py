@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.partitioner import murmur2
 
 from consentgate.config import Config, Topics
 from consentgate.core.ledger import Bookmark
@@ -19,6 +18,7 @@ from consentgate.kafka.guards import (
     topic_problems,
     with_declared,
 )
+from consentgate.kafka.murmur2 import murmur2
 from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
@@ -70,7 +70,7 @@ class Layout:
         if self.scope == "global":
             return False
         # The default partitioner of Kafka's clients: murmur2 without its sign bit.
-        home: int = (murmur2(subject) & 0x7FFFFFFF) % self.counts[self.topics.consent]
+        home = (murmur2(subject) & 0x7FFFFFFF) % self.counts[self.topics.consent]
         return home != consent_partition
 
     def outputs(self, content_partition: int) -> OutputPartitions:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from consentgate import __version__
 from consentgate.config import Config
 from consentgate.core.decode import consent_decoder, content_decoder
 from consentgate.core.gate import Gate
@@ -27,6 +28,7 @@ from consentgate.core.partition import (
     Stalled,
 )
 from consentgate.core.policy import Policy
+from consentgate.core.snapshot import Identity
 from consentgate.engines import equip
 from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
 from consentgate.garbage import collect_garbage_rarely
@@ -37,6 +39,7 @@ from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import Layout, find_layout, refuse_changes
 from consentgate.kafka.settings import kafka_settings
+from consentgate.kafka.snapshots import Snapshots
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
@@ -183,13 +186,33 @@ class Worker:
             scope=layout.scope,
             http=f"http://{http.host}:{port}",
         )
-        await self._view.start(layout.is_misplaced, layout.deletions_kept_ms)
+        await self._view.start(
+            layout.is_misplaced, layout.deletions_kept_ms, await self._snapshots(layout)
+        )
         self._tasks.append(self._spawn(self._view.run()))
+        if self._config.snapshot is not None:
+            self._tasks.append(self._spawn(self._view.keep()))
         if until_drained:
             self._tasks.append(self._spawn(self._end_when_drained(layout)))
         await self._source.start()
         # Only now are there clients to be watched.
         self._tasks.append(self._spawn(self._watch(layout)))
+
+    async def _snapshots(self, layout: Layout) -> Snapshots | None:
+        config = self._config
+        if config.snapshot is None:
+            return None
+        identity = Identity(
+            cluster=await self._cluster.id(),
+            topic=config.topics.consent,
+            topic_partitions=layout.counts[config.topics.consent],
+            scope=layout.scope,
+            purpose=self._policy.purpose,
+            fields=config.consent.fields,
+            max_depth=config.limits.max_depth,
+            version=__version__,
+        )
+        return Snapshots(config.snapshot, config.group, identity, layout.deletions_kept_ms)
 
     async def _put_away(self) -> None:
         self._stopping = True
@@ -197,6 +220,9 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ended.done() and self._ended.exception() is None:
+            # Not after a failure, when nobody knows what else is wrong.
+            await _close("the snapshots", self._view.save())
         await asyncio.gather(
             _close("the content consumer", self._source.stop()),
             _close("the consent view", self._view.stop()),

@@ -51,6 +51,18 @@ def agrees(table: ConsentTable, changes: list[Change]) -> bool:
     return True
 
 
+def test_a_table_takes_over_all_that_another_one_holds() -> None:
+    other = folded([(0, b"a", GRANTED), (1, b"a", DENIED), (2, b"b", WITHDRAWN)])
+    other.advance(2, 7)
+    table = folded([(0, b"c", GRANTED)])
+    table.take_over(other)
+    assert table.frontier == {0: 0, 1: 0, 2: 7}
+    assert table.holdings.keys() == {b"a", b"b"}
+    assert table.holders(b"a") == [0, 1]
+    table.apply(0, b"a", None)
+    assert table.holdings[b"a"] is holding(1, DENIED)
+
+
 SUBJECTS = st.sampled_from([b"a", b"b", b"c"])
 STATES = st.sampled_from([GRANTED, WITHDRAWN, DENIED, UNREADABLE, None])
 

@@ -1,0 +1,131 @@
+"""The view and its snapshots: how old a restored table is, and when another one is written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from consentgate.core.consent import ConsentTable
+from consentgate.core.decode import ConsentFields, consent_decoder
+from consentgate.core.model import Choice, consent_state
+from consentgate.core.partition import Moment
+from consentgate.core.snapshot import Head, Identity, Sample
+from consentgate.kafka.clock import read_clock
+from consentgate.kafka.consent import ConsentView
+from consentgate.kafka.followed import FollowedTable
+from consentgate.kafka.settings import kafka_settings
+from consentgate.kafka.snapshots import Snapshots
+
+KEPT_MS = 86_400_000
+OLD_MS = 40_000_000
+NEAR_MS = 30_000
+
+
+class Offline(ConsentView):
+    """A view that asks no broker."""
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        decode = consent_decoder(ConsentFields(), "ai-training", 64)
+        super().__init__(kafka_settings({}), "consent-state", decode, print, print)
+        self._behind_ms_max = KEPT_MS // 2
+        self._snapshots = snapshots
+
+    async def _confirm(self, head: Head) -> None:
+        """Nothing is wrong with it."""
+
+
+@pytest.fixture
+async def view(snapshots: Snapshots) -> AsyncIterator[Offline]:
+    made = Offline(snapshots)
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path) -> Snapshots:
+    identity = Identity("c", "consent-state", 4, "partition", "ads", ConsentFields(), 64, "0.1.0")
+    return Snapshots(str(tmp_path), "group", identity, KEPT_MS)
+
+
+def ago(ms: int) -> Moment:
+    now = read_clock()
+    return Moment(now.unix_ms - ms, now.monotonic_ms - ms)
+
+
+def followed(whole_ms_ago: int) -> FollowedTable:
+    """A table of partition 3 that was whole so long ago."""
+    table = ConsentTable([3])
+    table.apply(3, b"anna", consent_state("GB", True, Choice.GRANTED))
+    table.advance(3, 1)
+    made = FollowedTable(table, whole_at=ago(whole_ms_ago))
+    made.starts, made.samples = {3: 0}, {3: {b"anna": Sample(0, b"digest")}}
+    return made
+
+
+def empty() -> FollowedTable:
+    return FollowedTable(ConsentTable([3]), whole_at=read_clock())
+
+
+async def none(head: Head) -> None:
+    """Refuse nothing."""
+
+
+async def test_a_restored_table_is_as_old_as_its_snapshot(
+    view: Offline, snapshots: Snapshots
+) -> None:
+    # Else it would count as whole from now on, and a deletion that was missed as none.
+    restored = empty()
+    await view._save(followed(OLD_MS), snapshots)
+    await view._restore(restored, snapshots)
+    assert restored.table.holdings.keys() == {b"anna"}
+    assert restored.behind_ms(read_clock()) == pytest.approx(OLD_MS, abs=NEAR_MS)
+
+
+async def test_a_snapshot_is_of_the_time_when_its_table_was_whole(
+    view: Offline, snapshots: Snapshots
+) -> None:
+    await view._save(followed(OLD_MS), snapshots)
+    found = await snapshots.load([3], none)
+    assert found is not None
+    assert snapshots.age_ms(found[0]) == pytest.approx(OLD_MS, abs=NEAR_MS)
+
+
+async def test_what_lies_there_is_written_again_only_where_that_is_of_use(
+    view: Offline, snapshots: Snapshots, tmp_path: Path
+) -> None:
+    table, path = followed(0), tmp_path / "group-3.snapshot"
+
+    async def is_written() -> bool:
+        path.unlink(missing_ok=True)
+        await view._save(table, snapshots)
+        return path.exists()
+
+    assert await is_written()
+    assert not await is_written()
+    table.table.advance(3, 2)
+    assert await is_written()
+    assert table.kept is not None
+    # Nothing has changed; but what lies there will be too old one day.
+    table.kept = (table.kept[0], ago(KEPT_MS // 2 // 10))
+    assert await is_written()
+    table.reset(read_clock())
+    assert not await is_written()
+
+
+async def test_a_table_that_is_being_restored_is_not_written(
+    view: Offline, snapshots: Snapshots, tmp_path: Path
+) -> None:
+    # Else what lies there would be replaced by nothing.
+    table, gate = followed(0), asyncio.Event()
+
+    async def restore() -> None:
+        await gate.wait()
+
+    table.restoring, view._followed = asyncio.create_task(restore()), {3: table}
+    await view.save()
+    assert not (tmp_path / "group-3.snapshot").exists()
+    gate.set()
+    await table.restoring
+    await view.save()
+    assert (tmp_path / "group-3.snapshot").exists()
