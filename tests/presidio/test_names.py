@@ -163,6 +163,6 @@ def test_a_policy_that_redacts_names_is_carried_out_under_the_version_of_presidi
 
 @pytest.mark.parametrize("part", PARTS)
 def test_most_names_behind_a_mark_are_found_and_little_else(part: str) -> None:
-    score = name_scores(read_part(part, NAMES))["behind a mark"]
+    score = name_scores(read_part(part, NAMES))["marked"]
     assert score.recall >= 0.8
     assert score.precision >= 0.8

@@ -89,8 +89,8 @@ def name_scores(texts: Sequence[Text]) -> dict[str, Score]:
     alike = [replaced(text, spans=[("name", *span[1:]) for span in text.spans]) for text in texts]
     marked = [replaced(text, spans=[s for s in text.spans if s[0] == "name"]) for text in texts]
     return {
-        "behind a mark": scores(marked, ["name"])["name"],
-        "all names": scores(alike, ["name"])["name"],
+        "marked": scores(marked, ["name"])["name"],
+        "all": scores(alike, ["name"])["name"],
     }
 
 
@@ -100,7 +100,7 @@ class Names:
 
     texts: dict[str, int]
     scores: dict[str, dict[str, Score]]
-    """By the part of the corpus: `behind a mark` and `all names`."""
+    """By the part of the corpus: `marked`, and `all`."""
     microseconds: dict[str, float]
     versions: dict[str, str]
 
@@ -256,11 +256,11 @@ def print_tables(
 def print_names(names: Names) -> None:
     """The same of the detector of names."""
     console = Console()
-    table = Table(Column("names", min_width=13), title="Names of persons", box=SIMPLE)
+    table = Table(Column("names", min_width=11), title="Names of persons", box=SIMPLE)
     for part, texts in names.texts.items():
         for column in (f"{part}, {texts} texts", "recall", "precision"):
             table.add_column(column, justify="right")
-    for kind in ("behind a mark", "all names"):
+    for kind in ("marked", "all"):
         chosen = [kinds[kind] for kinds in names.scores.values()]
         rows = [(str(s.labelled), f"{s.recall:.3f}", f"{s.precision:.3f}") for s in chosen]
         table.add_row(kind, *(cell for row in rows for cell in row))
