@@ -1,90 +1,53 @@
-"""The peer: a plain aiokafka loop, `async for` and `send()`, at least once, same decision.
+"""A plain aiokafka loop, `async for` and `send()`, at least once.
 
-No transactions, no barrier, no ledger, no headers: what somebody would write on an afternoon.
+No transactions, no barrier, no ledger, no headers: what somebody would write on an afternoon. A
+task beside it follows the consent topic.
 """
 
-import argparse
 import asyncio
-import time
-from functools import partial
+import signal
+from contextlib import suppress
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from consentgate.core.consent import ConsentTable
-from consentgate.core.decide import Limits, decide_by_key, judge_person
-from consentgate.core.decode import ConsentFields, ContentFields, consent_decoder, content_decoder
-from consentgate.core.model import Verdict
-from consentgate.policies import load_policy
-
-CONSUMER = {"max_partition_fetch_bytes": 4_194_304}
-PRODUCER = {"linger_ms": 20, "max_batch_size": 524_288}
+from peers.aiokafka.table import Table
+from peers.decision import forwards
+from peers.task import Task
 
 
-async def main(args: argparse.Namespace) -> None:
-    """Bootstrap the table, then decide on `total` events."""
-    servers = args.servers
-    policy = load_policy(args.policy)
-    table = await read_consent(servers, policy.purpose, args.partitions)
-    rules = policy.at(time.time_ns() // 1_000_000)
-    decide = partial(
-        decide_by_key,
-        person_of=lambda subject: judge_person(table.holdings.get(subject), rules),
-        decode=content_decoder(ContentFields(), 64),
-        limits=Limits(),
-    )
-    consumer = AIOKafkaConsumer(
-        "content-events",
-        bootstrap_servers=servers,
-        group_id=args.name,
+async def main(task: Task) -> None:
+    """Read the table, then decide until terminated."""
+    me = asyncio.current_task()
+    assert me is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+    settings = task.settings["consumer"]
+    consents = AIOKafkaConsumer(bootstrap_servers=task.servers, **settings)
+    posts = AIOKafkaConsumer(
+        task.content,
+        bootstrap_servers=task.servers,
+        group_id=task.output,
         auto_offset_reset="earliest",
-        enable_auto_commit=True,
-        **CONSUMER,
+        **settings,
     )
-    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all", **PRODUCER)
-    await producer.start()
-    await consumer.start()
-    done = 0
-    async for record in consumer:
-        now_ms = time.time_ns() // 1_000_000
-        if decide(record, now_ms=now_ms).reason.verdict is Verdict.FORWARD:
-            await producer.send(
-                args.name,
-                record.value,
-                record.key,
-                partition=record.partition,
-                timestamp_ms=record.timestamp,
-            )
-        done += 1
-        if done == args.total:
-            break
-    await producer.stop()
-    await consumer.stop()
-
-
-async def read_consent(servers: str, purpose: str, partitions: int) -> ConsentTable:
-    """The whole consent topic as a table."""
-    decode = consent_decoder(ConsentFields(), purpose, 64)
-    table = ConsentTable([0])
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers, group_id=None, auto_offset_reset="earliest", **CONSUMER
-    )
-    await consumer.start()
-    tps = [TopicPartition("consent-state", partition) for partition in range(partitions)]
-    consumer.assign(tps)
-    ends = await consumer.end_offsets(tps)
-    while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-        for records in (await consumer.getmany(timeout_ms=100)).values():
-            for record in records:
-                table.apply(0, record.key, decode(record.key, record.value)[0])
-    await consumer.stop()
-    return table
+    producer = AIOKafkaProducer(bootstrap_servers=task.servers, **task.settings["producer"])
+    async with consents:
+        persons: dict[bytes, int] = {}
+        table = Table(consents, persons)
+        await table.read(task)
+        follower = asyncio.create_task(table.follow())
+        async with posts, producer:
+            async for record in posts:
+                if forwards(persons.get(record.key), record.value):
+                    await producer.send(
+                        task.output,
+                        record.value,
+                        record.key,
+                        partition=record.partition,
+                        timestamp_ms=record.timestamp,
+                    )
+        await follower
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("servers")
-    parser.add_argument("policy")
-    parser.add_argument("partitions", type=int)
-    parser.add_argument("total", type=int)
-    parser.add_argument("name", help="of the group and of the output topic")
-    asyncio.run(main(parser.parse_args()))
+    with suppress(asyncio.CancelledError):
+        asyncio.run(main(Task.parse()))
