@@ -21,7 +21,7 @@ from aiokafka.partitioner import murmur2
 from contenders import Contender
 from peers.task import PARTITIONS, Task
 from process import Failed, Running, running, usage_of
-from topics import CONSENT, KeyAndValue, Topics, partitions_of
+from topics import CONSENT, Topics, partitions_of
 from workload import Workload
 
 RATES = (1_000, 20_000)
@@ -62,7 +62,10 @@ class Latencies:
         """Create and fill the consent topic, and make events to be appended over and over."""
         await self._topics.create(self.CONSENT_TOPIC, CONSENT)
         await self._topics.fill(self.CONSENT_TOPIC, self._workload.consent())
-        self._pool = [(e.key, e.value) for e in self._workload.events(_POOL_EVENTS)]
+        self._pool = [
+            (_partition_of(event.key), event.key, event.value)
+            for event in self._workload.events(_POOL_EVENTS)
+        ]
 
     async def run(self, contender: Contender, rate: int, label: str) -> Latency:
         """One run at so many events a second. Raises `Failed` where too little comes out."""
@@ -160,11 +163,10 @@ class Latencies:
                 await asyncio.sleep(_TICK_SECONDS)
 
     async def _append(
-        self, producer: AIOKafkaProducer, topic: str, events: Iterator[KeyAndValue]
+        self, producer: AIOKafkaProducer, topic: str, events: Iterator[tuple[int, bytes, bytes]]
     ) -> None:
         batches = {}
-        for key, value in events:
-            partition = (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
+        for partition, key, value in events:
             batch = batches.get(partition) or producer.create_batch()
             if batch.append(key=key, value=value, timestamp=None) is None:
                 # It is full, as after a pause: what it holds goes first.
@@ -174,3 +176,8 @@ class Latencies:
             batches[partition] = batch
         for partition, batch in batches.items():
             await producer.send_batch(batch, topic, partition=partition)
+
+
+def _partition_of(key: bytes) -> int:
+    """Where every client puts it, so that consent and content of a person lie side by side."""
+    return (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
