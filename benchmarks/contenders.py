@@ -85,7 +85,7 @@ class Consentgate:
 
     name: str = "consentgate"
     title: str = "consentgate"
-    note: str = "as shipped: exactly once, barrier, ledger, headers, retractions, metrics"
+    note: str = "as shipped: exactly once, barrier, ledger, retractions"
     settings: Settings = field(default_factory=dict)
     forwards: Forwards = Forwards.DECIDED
     is_slow: bool = False
@@ -272,7 +272,7 @@ KTABLE = JavaPeer(
 AIOKAFKA = PythonPeer(
     "aiokafka",
     "aiokafka loop, dict",
-    "`async for` and `send()`: at least once",
+    "async for and send(): at least once",
     "aiokafka.loop",
     {
         "consumer": _AIOKAFKA_CONSUMER,
