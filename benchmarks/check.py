@@ -43,6 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="take the result for the reference")
     args = parser.parse_args()
+    if not (args.write or REFERENCE.exists()):
+        sys.exit(f"error: there is no {REFERENCE}: make one with --write on an idle machine")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with EmbeddedKafka() as kafka:
         pairs = asyncio.run(rounds(kafka))

@@ -42,7 +42,8 @@ def verify(directory: Path, records: int) -> dict[str, float]:
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
     used = Usage(0, 0)
     while process.poll() is None:
-        used = max(used, usage_of(process.pid))
+        # One that has ended still has its CPU time, but no memory any more.
+        used = Usage(*map(max, used, usage_of(process.pid)))
         time.sleep(0.05)
     seconds = time.monotonic() - began
     output, _ = process.communicate()
