@@ -12,8 +12,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test test-presidio check lint types format bench simulate faults soak mutants lock \
-	metrics-doc schemas golden redaction-report clean
+.PHONY: install help demo test test-presidio check lint types format bench bench-check simulate \
+	faults soak mutants lock metrics-doc schemas golden redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -42,8 +42,11 @@ format: $(STAMP) ## Put imports and formatting right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP) ## Compare the throughput with that of a plain consume-and-send loop
-	$(BIN)/python benchmarks/run.py
+bench: $(STAMP) ## Compare with Kafka Streams and others, half an hour; ARGS=--quick for a look
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-check: $(STAMP) ## Fail where the throughput beside a plain loop has fallen by a quarter
+	$(BIN)/python benchmarks/check.py $(ARGS)
 
 simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says
 	SIMULATION_SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest tests/simulation
@@ -93,7 +96,8 @@ lock: ## Make the lock files anew, with the latest versions that pyproject.toml 
 	@wc -l requirements/*.lock
 
 clean: ## Remove .venv and everything else that the other targets made
-	rm -rf $(VENV) $(PRESIDIO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results
+	rm -rf $(VENV) $(PRESIDIO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		benchmarks/results benchmarks/.venvs benchmarks/peers/java/target
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements/dev.lock pyproject.toml

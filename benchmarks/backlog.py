@@ -1,205 +1,248 @@
 """Twenty people withdraw while a backlog, with thousands of their posts in it, is worked off.
 
-How long until each withdrawal takes effect, and how many of their records are committed after it?
-Everything is read from the topics: an effect is the time that the broker gave the first ledger
-entry whose frontier covers the withdrawal; a record is committed when its ledger entry is.
+How long until each withdrawal takes effect, and how many of their records can be read for the
+first time after it was acknowledged? Both are read off the output alone, in the same way for all.
+The committed end of each partition is looked at every few milliseconds, which says when each
+record could be read. A withdrawal has taken effect when the output goes beyond the first of the
+person's posts that was withheld; where none was, when their last record could be read. Who had no
+record at all, because a contender came to their partition late, has no effect to be measured.
 """
 
-import argparse
 import asyncio
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import orjson
-import yaml
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from rich.console import Console
 from rich.progress import track
 
-from consentgate.tools.broker import EmbeddedKafka
+from contenders import Contender
+from peers.task import PARTITIONS, Task
+from process import Failed, Progress, Running, running
+from topics import CONSENT, KeyAndValue, Topics
+from workload import Event, Workload
 
-PARTITIONS = 4
-PEOPLE = 20
-POLICY = """\
-name: backlog
-purpose: ai-training
-rules:
-  - jurisdictions: ["*"]
-    basis: opt-in
-"""
-console = Console()
+PEOPLE = [b"w%d" % number for number in range(20)]
+"""The keys of those who withdraw."""
+
+_THEIR_SHARE = 20  # One event in so many is theirs.
+_SUBJECTS = 20_000
+_SAMPLE_SECONDS = 0.005
+_FULL_EVENTS = 1_500_000
+_FULL_PAUSE_SECONDS = 0.1
+_BEGIN_SHARE = 10
+
+
+@dataclass(frozen=True)
+class Withdrawals:
+    """What came of the withdrawals in one run."""
+
+    effect_ms_p50: float
+    effect_ms_max: float
+    committed_after: int
+    withheld: int
+    events_per_second: float
+
+
+class Forwarded(NamedTuple):
+    """A record of the output: its post's number, and when it could be read first."""
+
+    number: int
+    key: bytes
+    readable_at: float
+
+
+@dataclass
+class Watched:
+    """How far each partition's output was committed, and when."""
+
+    seconds: list[float] = field(default_factory=list)
+    ends: list[list[int]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
+
+    def add(self, ends: list[int]) -> int:
+        """Note the ends as of now; their sum."""
+        self.seconds.append(time.time())
+        for partition, end in enumerate(ends):
+            self.ends[partition].append(end)
+        return sum(ends)
+
+    def readable_at(self, partition: int, offset: int) -> float:
+        """The first moment at which a record was seen to be readable."""
+        found = bisect_right(self.ends[partition], offset)
+        if found == len(self.seconds):
+            raise Failed("went on after it had stood still")
+        return self.seconds[found]
+
+    def steady_rate(self, events: int) -> float:
+        """Events a second, from a third of the output on."""
+        counts = [sum(ends) for ends in zip(*self.ends, strict=True)]
+        last = counts[-1]
+        begin = next(n for n, count in enumerate(counts) if count >= last / 3)
+        end = next(n for n, count in enumerate(counts) if count == last)
+        if begin == end:
+            raise Failed("the output came all at once, so there is no rate: use more --events")
+        share = (last - counts[begin]) / last
+        return events * share / (self.seconds[end] - self.seconds[begin])
 
 
 class Backlog:
-    """The topics, the worker, the withdrawals and what came of them."""
+    """The backlog, and runs on it."""
 
-    def __init__(self, servers: str, directory: Path, events: int, theirs: int) -> None:
-        self._servers = servers
+    CONTENT_TOPIC = "backlog-events"
+
+    def __init__(self, topics: Topics, events: int, console: Console) -> None:
+        self._topics = topics
         self._events = events
-        self._theirs = theirs
-        self._config = directory / "consentgate.yaml"
-        policy = directory / "policy.yaml"
-        policy.write_text(POLICY)
-        config = {
-            "kafka": {"bootstrap.servers": servers},
-            "group": "backlog",
-            "policy": str(policy),
-            "http": {"port": 0},
-        }
-        self._config.write_text(yaml.safe_dump(config))
+        self._console = console
+        self._workload = Workload(_SUBJECTS)
+        self._others: Counter[int] = Counter()
+        self._posts: dict[bytes, list[int]] = defaultdict(list)  # Numbers of those who withdraw.
+        # Before the posts, because there are joins in the order of timestamps.
+        self._consent_ms = time.time_ns() // 1_000_000
 
     async def prepare(self) -> None:
-        """Fill the topics."""
-        create = ["topics", "create", "-c", str(self._config), "--partitions", str(PARTITIONS)]
-        command = [sys.executable, "-m", "consentgate", *create]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        async with self._producer() as producer:
-            for subject in [*self._people(), *(f"m{n}" for n in range(1000))]:
-                await producer.send("consent-state", state(subject, "granted"), subject.encode())
-            await producer.flush()
-            posts = track(self._posts(), "backlog", total=self._events, console=console)
-            for number, subject in enumerate(posts):
-                value = post(subject, number)
-                await producer.send("content-events", value, subject.encode())
-            await producer.flush()
+        """Create and fill the content topic."""
+        await self._topics.create(self.CONTENT_TOPIC)
+        what = f"appending {self.CONTENT_TOPIC}"
+        shown = track(self._content(), what, self._events, console=self._console)
+        await self._topics.fill(self.CONTENT_TOPIC, shown)
 
-    async def run(self, first_seconds: float, pause_seconds: float) -> dict[str, float]:
-        """Work the backlog off, and let one after the other withdraw meanwhile."""
-        run = ["run", "-c", str(self._config), "--until-drained", "--format", "json"]
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "consentgate", *run],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        withdrawn: dict[str, tuple[int, int, float]] = {}
-        async with self._producer() as producer:
-            await self._first_output()
-            await asyncio.sleep(first_seconds)
-            for subject in self._people():
-                sent = await producer.send_and_wait(
-                    "consent-state", state(subject, "withdrawn"), subject.encode()
-                )
-                withdrawn[subject] = (sent.partition, sent.offset, time.time() * 1000)
-                await asyncio.sleep(pause_seconds)
-        output, _ = await asyncio.to_thread(worker.communicate)
-        if worker.returncode:
-            raise SystemExit(f"the worker ended with {worker.returncode}")
-        return {**await self._effects(withdrawn), **json.loads(output)}
-
-    async def _effects(self, withdrawn: dict[str, tuple[int, int, float]]) -> dict[str, float]:
-        entries = [
-            (entry.timestamp, orjson.loads(entry.value))
-            async for entry in self._read("consent-decisions", 1)
-        ]
-        effects = {}
-        for subject, (partition, offset, acknowledged_ms) in withdrawn.items():
-            effects[subject] = next(
-                appended_ms - acknowledged_ms
-                for appended_ms, entry in entries
-                if entry["consent"].get(str(partition), 0) > offset
+    async def run(self, contender: Contender, label: str) -> Withdrawals:
+        """One run, with consent states of its own. Raises `Failed` where the output is wrong."""
+        output = f"{contender.name}-{label}"
+        consent = f"{output}-consent"
+        await self._topics.create(output)
+        await self._topics.create(consent, CONSENT)
+        await self._topics.fill(consent, self._states(), self._consent_ms)
+        with TemporaryDirectory() as directory:
+            task = Task(
+                servers=self._topics.servers,
+                content=self.CONTENT_TOPIC,
+                consent=consent,
+                output=output,
+                partitions=PARTITIONS,
+                directory=directory,
+                settings=contender.settings,
             )
-        committed_at = [
-            (e["source"]["partition"], e["source"]["first"], e["source"]["last"], appended_ms)
-            for appended_ms, e in entries
-        ]
-        exposed = withheld_after = 0
-        async for record in self._read("training-data", PARTITIONS):
-            subject = record.key.decode()
-            if subject in withdrawn:
-                source = dict(record.headers)["consentgate.source"].decode()
-                place = int(source.rpartition("@")[2])
-                appended_ms = next(
-                    at
-                    for p, first, last, at in committed_at
-                    if p == record.partition and first <= place <= last
-                )
-                exposed += appended_ms > withdrawn[subject][2]
-        for _, entry in entries:
-            withheld_after += entry["counts"].get("*", {}).get("withdrawn", 0)
-        return {
-            "effect_ms_p50": statistics.median(effects.values()),
-            "effect_ms_max": max(effects.values()),
-            "committed_after_withdrawal": exposed,
-            "withheld": withheld_after,
-        }
+            with running(contender.command(task), Path(directory)) as process:
+                watched, acknowledged = await self._work_off(process, task)
+        result = await self._judge(output, watched, acknowledged)
+        await self._topics.delete_all_of(output)
+        return result
 
-    async def _first_output(self) -> None:
-        tps = [TopicPartition("training-data", p) for p in range(PARTITIONS)]
-        async with AIOKafkaConsumer(bootstrap_servers=self._servers) as consumer:
-            while sum((await consumer.end_offsets(tps)).values()) < self._events // 10:
-                await asyncio.sleep(0.02)
+    async def _work_off(self, process: Running, task: Task) -> tuple[Watched, dict[bytes, float]]:
+        progress, watched = Progress(self._others.total()), Watched()
+        begin = self._others.total() // _BEGIN_SHARE
+        withdrawing: asyncio.Task[dict[bytes, float]] | None = None
+        async with self._topics.ends(task.output) as ends:
+            while True:
+                process.usage()
+                count = watched.add(await ends())
+                if withdrawing is None and count > begin:
+                    withdrawing = asyncio.create_task(self._withdraw(task.consent))
+                if progress.is_complete(count) and withdrawing and withdrawing.done():
+                    return watched, withdrawing.result()
+                await asyncio.sleep(_SAMPLE_SECONDS)
 
-    async def _read(self, topic: str, partitions: int):
-        tps = [TopicPartition(topic, p) for p in range(partitions)]
-        async with AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-        ) as consumer:
-            consumer.assign(tps)
-            ends = await consumer.end_offsets(tps)
-            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    for record in records:
-                        yield record
+    async def _withdraw(self, consent: str) -> dict[bytes, float]:
+        """One after the other; when the broker acknowledged it."""
+        pause_seconds = _FULL_PAUSE_SECONDS * self._events / _FULL_EVENTS
+        acknowledged = {}
+        async with self._topics.producer() as producer:
+            for person in PEOPLE:
+                await producer.send_and_wait(consent, state(person, "withdrawn"), person)
+                acknowledged[person] = time.time()
+                await asyncio.sleep(pause_seconds)
+        return acknowledged
 
-    def _producer(self) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
-            bootstrap_servers=self._servers, acks="all", max_batch_size=262_144, linger_ms=2
+    async def _judge(
+        self, output: str, watched: Watched, acknowledged: Mapping[bytes, float]
+    ) -> Withdrawals:
+        partitions: dict[int, list[Forwarded]] = defaultdict(list)
+        async for record in self._topics.read(output):
+            number = int(orjson.loads(record.value)["id"][1:])
+            readable_at = watched.readable_at(record.partition, record.offset)
+            partitions[record.partition].append(Forwarded(number, record.key, readable_at))
+        effects, after, went_on = [], 0, 0
+        others: Counter[int] = Counter()
+        for forwarded in partitions.values():
+            theirs: dict[bytes, list[Forwarded]] = defaultdict(list)
+            for record in forwarded:
+                if record.key in acknowledged:
+                    theirs[record.key].append(record)
+                else:
+                    others[record.number] += 1
+            for person, records in theirs.items():
+                self._check_order(person, records)
+                at = acknowledged[person]
+                effects.append((self._effect_at(person, records, forwarded) - at) * 1000)
+                after += sum(record.readable_at > at for record in records)
+                went_on += len(records)
+        self._check_others(others)
+        if not effects:
+            raise Failed("nobody had a record before they withdrew: use more --events")
+        return Withdrawals(
+            effect_ms_p50=statistics.median(effects),
+            effect_ms_max=max(effects),
+            committed_after=after,
+            withheld=sum(map(len, self._posts.values())) - went_on,
+            events_per_second=watched.steady_rate(self._events),
         )
 
-    def _people(self) -> list[str]:
-        return [f"w{number}" for number in range(PEOPLE)]
+    def _effect_at(self, person: bytes, theirs: list[Forwarded], all_: list[Forwarded]) -> float:
+        last = theirs[-1]
+        first_withheld = next((n for n in self._posts[person] if n > last.number), None)
+        if first_withheld is None:
+            return last.readable_at
+        beyond = (record.readable_at for record in all_ if record.number > first_withheld)
+        return next(beyond, all_[-1].readable_at)
 
-    def _posts(self) -> Iterator[str]:
-        """Subjects: every so-and-so-manieth post is of somebody who will withdraw."""
-        every = self._events // self._theirs
-        for number in range(self._events):
-            mine = number % every == 0
-            yield f"w{number // every % PEOPLE}" if mine else f"m{number % 1000}"
+    def _check_order(self, person: bytes, records: list[Forwarded]) -> None:
+        """What went on of somebody who withdrew is their first posts, each once."""
+        numbers = [record.number for record in records]
+        if numbers != self._posts[person][: len(numbers)]:
+            raise Failed("the records of somebody who withdrew have gaps, or are doubled")
+
+    def _check_others(self, found: Counter[int]) -> None:
+        if found != self._others:
+            raise Failed(
+                f"{(self._others - found).total():,} records of others are missing, "
+                f"{(found - self._others).total():,} are too many"
+            )
+
+    def _content(self) -> Iterator[KeyAndValue]:
+        for number, event in enumerate(self._workload.events(self._events)):
+            if number % _THEIR_SHARE == 0:
+                person = PEOPLE[number // _THEIR_SHARE % len(PEOPLE)]
+                self._posts[person].append(number)
+                yield person, _public_post(event, person)
+            else:
+                if event.forward:
+                    self._others[number] += 1
+                yield event.key, event.value
+
+    def _states(self) -> Iterator[KeyAndValue]:
+        yield from self._workload.consent()
+        for person in PEOPLE:
+            yield person, state(person, "granted")
 
 
-def state(subject: str, choice: str) -> bytes:
-    """A consent record."""
+def state(person: bytes, choice: str) -> bytes:
+    """A consent record of somebody whose public posts go on unless they object."""
     choices = {"ai-training": {"choice": choice}}
     return orjson.dumps(
-        {"subject": subject, "jurisdiction": "US", "adult": True, "choices": choices}
+        {"subject": person.decode(), "jurisdiction": "US", "adult": True, "choices": choices}
     )
 
 
-def post(subject: str, number: int) -> bytes:
-    """A content event of about 550 bytes."""
-    event = {
-        "id": f"e{number}",
-        "subject": subject,
-        "kind": "post",
-        "visibility": "public",
-        "created_at": "2024-09-20T10:00:00Z",
-        "body": {"text": "Nobody asked me before. " * 17},
-    }
-    return orjson.dumps(event)
-
-
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=1_500_000)
-    parser.add_argument("--theirs", type=int, default=75_000)
-    parser.add_argument("--pause-ms", type=int, default=100)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, EmbeddedKafka() as kafka:
-        backlog = Backlog(kafka.bootstrap_servers, Path(directory), args.events, args.theirs)
-        asyncio.run(backlog.prepare())
-        result = asyncio.run(backlog.run(0.2, args.pause_ms / 1000))
-    console.print_json(data=result)
-
-
-if __name__ == "__main__":
-    main()
+def _public_post(event: Event, person: bytes) -> bytes:
+    post = orjson.loads(event.value)
+    public = {"subject": person.decode(), "kind": "post", "visibility": "public"}
+    return orjson.dumps({**post, **public})

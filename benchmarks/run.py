@@ -1,252 +1,168 @@
-"""`make bench`: this project beside a plain aiokafka loop, in one run, on the embedded broker.
+"""`make bench`: this project beside its peers, in one run, on the embedded broker.
 
-Both decide on the same events with the same code; the forwarded records of both are compared with
-the expected ones, record by record. Rates are of the steady state, from a third of the output on,
-read off the training topics' end offsets, and the two take turns.
+All decide on the same events, by the same policy, and take turns: throughput, a withdrawal under a
+backlog, latency at fixed rates. What each forwards is compared with what is to be forwarded.
 """
 
 import argparse
 import asyncio
-import hashlib
-import json
-import os
-import platform
-import statistics
-import subprocess
+import logging
 import sys
-import tempfile
-import time
-from collections import Counter
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-import yaml
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-import plain
+from backlog import Backlog
 from consentgate.tools.broker import EmbeddedKafka
-from workload import POLICY, Workload
+from contenders import BY_LATENCY, CONTENDERS, HERE, Contender, Forwards, Unavailable
+from latency import RATES, Latencies
+from process import Failed
+from report import Results, write
+from throughput import Throughput
+from topics import Topics
 
-PARTITIONS = 4
-RESULTS = Path(__file__).parent / "results"
-console = Console()
+PICTURE = HERE.parent / "docs" / "throughput.svg"
+PARTS = ("throughput", "backlog", "latency")
+# What a round has written is not needed after it.
+BROKER = {"log.segment.delete.delay.ms": "1000"}
+FULL = {"events": 3_000_000, "subjects": 200_000, "rounds": 3, "latency_seconds": 10}
+QUICK = {"events": 200_000, "subjects": 20_000, "rounds": 1, "latency_seconds": 3}
+Measured = TypeVar("Measured")
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 
-@dataclass(frozen=True)
-class Round:
-    """What one run of one contender came to, in its steady state."""
+@dataclass
+class Bench:
+    """One run of everything that was asked for."""
 
-    events_per_second: float
-    cpu_us_per_event: float
-    peak_rss_mb: float
+    kafka: EmbeddedKafka
+    topics: Topics
+    args: argparse.Namespace
+    results: Results
+
+    async def throughput(self, contenders: list[Contender]) -> None:
+        """Rounds on the content topic, after a run that warms up the broker."""
+        args, rounds = self.args, self.results.throughput
+        bench = Throughput(self.topics, self.kafka.pid, args.events, args.subjects, console)
+        await bench.prepare(contenders)
+        console.print("warming up the broker")
+        await self._try(contenders[0], {}, partial(bench.run, contenders[0], "warm-up"))
+        for number in range(args.rounds):
+            for one in _in_turn(contenders, number):
+                await self._try(one, rounds, partial(bench.run, one, f"{number}"))
+
+    async def backlog(self, contenders: list[Contender]) -> None:
+        """Withdrawals under a backlog of half of the events, for those that join."""
+        rounds = self.results.backlog
+        joining = [c for c in contenders if c.forwards is Forwards.DECIDED and not c.is_slow]
+        bench = Backlog(self.topics, self.args.events // 2, console)
+        await bench.prepare()
+        for number in range(self.args.rounds):
+            for one in _in_turn(joining, number):
+                await self._try(one, rounds, partial(bench.run, one, f"backlog-{number}"))
+
+    async def latency(self, contenders: list[Contender]) -> None:
+        """Latency at fixed rates, for those of which that is measured."""
+        bench = Latencies(self.topics, self.kafka.pid, self.args.latency_seconds)
+        await bench.prepare()
+        for number in range(self.args.rounds):
+            for rate in RATES:
+                rounds = self.results.latency.setdefault(rate, {})
+                for one in _in_turn(contenders, number):
+                    await self._try(one, rounds, partial(bench.run, one, rate, f"{rate}-{number}"))
+
+    async def _try(
+        self,
+        contender: Contender,
+        rounds: dict[str, list[Measured]],
+        run: Callable[[], Awaitable[Measured]],
+    ) -> None:
+        """Add what a run comes to; a contender that fails is left out from then on."""
+        if contender.name in self.results.out:
+            return
+        try:
+            measured = await run()
+        except Failed as failed:
+            self.results.out[contender.name] = f"failed: {failed}"
+            console.print(f"{contender.title}: {failed}", style="red", markup=False)
+            return
+        rounds.setdefault(contender.name, []).append(measured)
+        console.print(f"{contender.title}: {measured}", markup=False, highlight=False)
+
+
+def _in_turn(contenders: list[Contender], number: int) -> list[Contender]:
+    """Each round begins with another one, so that nobody always comes after the same."""
+    first = number % max(1, len(contenders))
+    return contenders[first:] + contenders[:first]
+
+
+def _prepared(
+    contenders: Sequence[Contender], only: list[str], results: Results
+) -> list[Contender]:
+    """Those that can take part; why the others cannot is noted."""
+    able = []
+    for contender in contenders:
+        if only and contender.name not in only:
+            continue
+        results.contenders[contender.name] = contender
+        try:
+            contender.prepare()
+        except Unavailable as why:
+            results.out[contender.name] = str(why)
+        else:
+            able.append(contender)
+    return able
+
+
+async def bench(args: argparse.Namespace) -> Results:
+    """Run what was asked for."""
+    results = Results()
+    console.print("preparing the contenders")
+    by_rate = CONTENDERS if {"throughput", "backlog"} & set(args.parts) else ()
+    contenders = _prepared(by_rate, args.only, results)
+    by_latency = _prepared(BY_LATENCY if "latency" in args.parts else (), args.only, results)
+    with EmbeddedKafka(config=BROKER) as kafka:
+        async with Topics(kafka.bootstrap_servers) as topics:
+            run = Bench(kafka, topics, args, results)
+            if "throughput" in args.parts and contenders:
+                await run.throughput(contenders)
+            if "backlog" in args.parts and contenders:
+                await run.backlog(contenders)
+            if by_latency:
+                await run.latency(by_latency)
+    return results
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; what `--quick` makes smaller can still be given."""
+    names = sorted({contender.name for contender in (*CONTENDERS, *BY_LATENCY)})
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test; no figures to be used")
+    parser.add_argument("--events", type=int, help=f"{FULL['events']:,} by default")
+    parser.add_argument("--subjects", type=int, help=f"{FULL['subjects']:,} by default")
+    parser.add_argument("--rounds", type=int, help=f"{FULL['rounds']} by default")
+    parser.add_argument("--latency-seconds", type=float, help="of each measurement of latency")
+    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="NAME")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    args = parser.parse_args()
+    for name, value in (QUICK if args.quick else FULL).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
 
 
 def main() -> None:
-    """Parse the arguments, run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--subjects", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, EmbeddedKafka() as kafka:
-        bench = Bench(kafka.bootstrap_servers, Path(directory), args.events, args.subjects)
-        asyncio.run(bench.prepare())
-        rounds: dict[str, list[Round]] = {"consentgate": [], "plain aiokafka loop": []}
-        for number in range(args.rounds):
-            rounds["consentgate"].append(bench.consentgate(number))
-            rounds["plain aiokafka loop"].append(bench.plain(number))
-    report(rounds, args)
-
-
-class Bench:
-    """The topics, the contenders and the comparison."""
-
-    def __init__(self, servers: str, directory: Path, events: int, subjects: int) -> None:
-        self._servers = servers
-        self._directory = directory
-        self._events = events
-        self._workload = Workload(subjects)
-        self._expected: Counter[bytes] = Counter()
-        self._policy = directory / "policy.yaml"
-        self._policy.write_text(POLICY)
-
-    @property
-    def expected(self) -> int:
-        """Number of records that are to be forwarded."""
-        return self._expected.total()
-
-    async def prepare(self) -> None:
-        """Create the input topics and fill them."""
-        await self._create("consent-state", {"cleanup.policy": "compact"})
-        await self._create("content-events", {})
-        consent = ((key, value) for key, value in self._workload.consent())
-        await self._fill("consent-state", consent, "consent")
-        await self._fill("content-events", self._expected_events(), "events")
-
-    def consentgate(self, number: int) -> Round:
-        """This project as shipped, in a new group with new output topics."""
-        name = f"bench-{number}"
-        config = {
-            "kafka": {"bootstrap.servers": self._servers},
-            "group": name,
-            "topics": {
-                topic: f"{name}-{topic}"
-                for topic in ("training", "decisions", "quarantine", "retractions")
-            },
-            "policy": str(self._policy),
-            "http": {"port": 0},
-        }
-        path = self._directory / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "consentgate"]
-        create = ["topics", "create", "-c", str(path), "--partitions", str(PARTITIONS)]
-        subprocess.run([*command, *create], check=True, stdout=subprocess.DEVNULL)
-        run = [*command, "run", "-c", str(path), "--until-drained", "--format", "json"]
-        return self._measure(run, f"{name}-training")
-
-    def plain(self, number: int) -> Round:
-        """The plain loop, in a new group with a new output topic."""
-        name = f"plain-{number}"
-        asyncio.run(self._create(name, {}))
-        script = Path(__file__).with_name("plain.py")
-        arguments = [self._servers, str(self._policy), str(PARTITIONS), str(self._events), name]
-        return self._measure([sys.executable, str(script), *arguments], name)
-
-    def _measure(self, command: list[str], topic: str) -> Round:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        samples = asyncio.run(self._watch(process, topic))
-        output, _ = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"{command} ended with {process.returncode}: {output}")
-        asyncio.run(self._compare(topic))
-        return steady_state(samples, self._events)
-
-    async def _watch(
-        self, process: "subprocess.Popen[str]", topic: str
-    ) -> list[tuple[float, int, float, float]]:
-        """(seconds, records in the topic, CPU seconds, peak memory) every 100 ms."""
-        tps = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        samples = []
-        async with AIOKafkaConsumer(bootstrap_servers=self._servers) as consumer:
-            while process.poll() is None:
-                cpu, rss = usage_of(process.pid)
-                ends = await consumer.end_offsets(tps)
-                if cpu:
-                    samples.append((time.monotonic(), sum(ends.values()), cpu, rss))
-                await asyncio.sleep(0.05)
-        return samples
-
-    async def _compare(self, topic: str) -> None:
-        """Every expected record is there once, and no other."""
-        found: Counter[bytes] = Counter()
-        tps = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        async with AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            **plain.CONSUMER,
-        ) as consumer:
-            consumer.assign(tps)
-            ends = await consumer.end_offsets(tps)
-            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    found.update(hashlib.md5(record.value).digest() for record in records)
-        if found != self._expected:
-            raise SystemExit(
-                f"{topic}: {(self._expected - found).total()} expected records are missing, "
-                f"{(found - self._expected).total()} are too many"
-            )
-
-    def _expected_events(self):
-        for event in self._workload.events(self._events):
-            if event.forward:
-                self._expected[hashlib.md5(event.value).digest()] += 1
-            yield event.key, event.value
-
-    async def _fill(self, topic, records, what) -> None:
-        """Append in batches of 256 KiB, each record in the partition of its key."""
-        total = self._events if what == "events" else None
-        async with AIOKafkaProducer(
-            bootstrap_servers=self._servers, acks="all", max_batch_size=262_144, linger_ms=5
-        ) as producer:
-            for key, value in track(records, f"appending {what}", total=total, console=console):
-                await producer.send(topic, value, key)
-            await producer.flush()
-
-    async def _create(self, name: str, configs: dict[str, str]) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
-        await admin.start()
-        await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=configs)])
-        await admin.close()
-
-
-def steady_state(samples: list[tuple[float, int, float, float]], events: int) -> Round:
-    """The rate from a third of the output on."""
-    last = samples[-1][1]
-    begin = next(sample for sample in samples if sample[1] >= last / 3)
-    end = next(sample for sample in samples if sample[1] >= last)
-    share = (end[1] - begin[1]) / last
-    return Round(
-        events_per_second=events * share / (end[0] - begin[0]),
-        cpu_us_per_event=(end[2] - begin[2]) / (events * share) * 1e6,
-        peak_rss_mb=max(sample[3] for sample in samples),
-    )
-
-
-def usage_of(pid: int) -> tuple[float, float]:
-    """CPU seconds and peak memory (MB) of a process; Linux only, zeros elsewhere."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0, 0.0
-    peak = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
-    ticks = int(stat[11]) + int(stat[12])
-    return ticks / os.sysconf("SC_CLK_TCK"), int(peak.split()[1]) / 1024
-
-
-def report(rounds: dict[str, list[Round]], args: argparse.Namespace) -> None:
-    """Print the medians and their ratios; write everything as JSON."""
-    medians = {
-        name: Round(
-            *(statistics.median(getattr(r, field) for r in of) for field in Round.__annotations__)
-        )
-        for name, of in rounds.items()
-    }
-    table = Table("contender", "events/s", "CPU µs/event", "peak MB")
-    for name, median in medians.items():
-        table.add_row(
-            name,
-            f"{median.events_per_second:,.0f}",
-            f"{median.cpu_us_per_event:.2f}",
-            f"{median.peak_rss_mb:.0f}",
-        )
-    console.print(table)
-    ours, peer = medians.values()
-    rate_ratio = ours.events_per_second / peer.events_per_second
-    cpu_ratio = ours.cpu_us_per_event / peer.cpu_us_per_event
-    console.print(f"ratio: {rate_ratio:.2f} x events/s, {cpu_ratio:.2f} x CPU an event")
-    settings = {"plain consumer": plain.CONSUMER, "plain producer": plain.PRODUCER}
-    console.print(f"settings: {settings}; {vars(args)}; {os.cpu_count()} cores, broker on them too")
-    RESULTS.mkdir(exist_ok=True)
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "arguments": vars(args),
-        "settings": settings,
-        "rounds": {name: [asdict(r) for r in of] for name, of in rounds.items()},
-        "events_per_second_ratio": rate_ratio,
-        "cpu_ratio": cpu_ratio,
-    }
-    (RESULTS / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+    """Run, print, write; exit with 1 where a contender failed."""
+    args = arguments()
+    # The client reports every retry as an error.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    results = asyncio.run(bench(args))
+    is_full = not args.only and all(getattr(args, name) == value for name, value in FULL.items())
+    write(results, vars(args), console, PICTURE if is_full else None)
+    sys.exit(any(why.startswith("failed") for why in results.out.values()))
 
 
 if __name__ == "__main__":

@@ -12,20 +12,38 @@ import tempfile
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from consentgate.tools.broker import EmbeddedKafka
-from run import Bench, console, usage_of
+from contenders import CONSENTGATE
+from process import Usage, usage_of
+from throughput import Throughput
+from topics import Topics
+
+console = Console()
 
 
-def verify(config: Path, policy: Path, records: int) -> dict[str, float]:
+async def leave_a_run(kafka: EmbeddedKafka, events: int, subjects: int, directory: Path) -> int:
+    """Fill the topics and let a worker decide; how many records that makes."""
+    async with Topics(kafka.bootstrap_servers) as topics:
+        bench = Throughput(topics, kafka.pid, events, subjects, console)
+        await bench.prepare([CONSENTGATE])
+        await bench.work_off(CONSENTGATE, "verified", directory)
+    forwarded = bench.events_for(CONSENTGATE).expected_count(CONSENTGATE.forwards)
+    return events + subjects + forwarded
+
+
+def verify(directory: Path, records: int) -> dict[str, float]:
     """Run the command to its end, and watch it."""
+    config, policy = directory / "consentgate.yaml", directory / "policy.yaml"
     command = [sys.executable, "-m", "consentgate", "verify", "-c", str(config)]
     arguments = ["--policy", str(policy), "--format", "json"]
     began = time.monotonic()
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
-    cpu_seconds = peak_rss_mb = 0.0
+    used = Usage(0, 0)
     while process.poll() is None:
-        cpu, peak = usage_of(process.pid)
-        cpu_seconds, peak_rss_mb = max(cpu, cpu_seconds), max(peak, peak_rss_mb)
+        # One that has ended still has its CPU time, but no memory any more.
+        used = Usage(*map(max, used, usage_of(process.pid)))
         time.sleep(0.05)
     seconds = time.monotonic() - began
     output, _ = process.communicate()
@@ -34,8 +52,8 @@ def verify(config: Path, policy: Path, records: int) -> dict[str, float]:
     return {
         "seconds": round(seconds, 1),
         "records_per_second": round(records / seconds),
-        "cpu_us_per_record": round(cpu_seconds / records * 1e6, 2),
-        "peak_rss_mb": round(peak_rss_mb),
+        "cpu_us_per_record": round(used.cpu_seconds / records * 1e6, 2),
+        "peak_rss_mb": round(used.peak_rss_mb),
         "violations": sum(p["violations"] for p in json.loads(output)["properties"].values()),
     }
 
@@ -46,13 +64,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--subjects", type=int, default=200_000)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, EmbeddedKafka() as kafka:
-        bench = Bench(kafka.bootstrap_servers, Path(directory), args.events, args.subjects)
-        asyncio.run(bench.prepare())
-        bench.consentgate(0)
-        config, policy = Path(directory) / "bench-0.yaml", Path(directory) / "policy.yaml"
-        records = args.events + args.subjects + bench.expected
-        console.print_json(data=verify(config, policy, records))
+    with tempfile.TemporaryDirectory() as name, EmbeddedKafka() as kafka:
+        directory = Path(name)
+        records = asyncio.run(leave_a_run(kafka, args.events, args.subjects, directory))
+        console.print_json(data=verify(directory, records))
 
 
 if __name__ == "__main__":
