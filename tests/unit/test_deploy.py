@@ -188,7 +188,11 @@ def required(*groups: list[str]) -> list[Requirement]:
             "dev.lock",
             [
                 PROJECT["project"]["dependencies"],
-                *PROJECT["project"]["optional-dependencies"].values(),
+                *(
+                    group
+                    for extra, group in PROJECT["project"]["optional-dependencies"].items()
+                    if extra != "presidio"
+                ),
                 *PROJECT["dependency-groups"].values(),
             ],
         ),
