@@ -381,6 +381,8 @@ class ConsentView:
         positions = {p: await self._reader.position(self._at(p)) for p in self._following}
         for partition, position in positions.items():
             self._apply(partition, fetched.get(self._at(partition), ()), position)
+        # What the client has fetched already it hands over at once, however much that is.
+        await asyncio.sleep(0)
 
     async def _assign(self, wanted: Collection[int]) -> None:
         partitions = [self._at(p) for p in wanted]

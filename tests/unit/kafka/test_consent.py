@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 
 from consentgate.core.consent import ConsentTable
 from consentgate.core.decode import ConsentFields, consent_decoder
@@ -20,6 +22,7 @@ from consentgate.kafka.snapshots import Snapshots
 KEPT_MS = 86_400_000
 OLD_MS = 40_000_000
 NEAR_MS = 30_000
+POLLS = 1_000
 
 
 class Offline(ConsentView):
@@ -129,3 +132,29 @@ async def test_a_table_that_is_being_restored_is_not_written(
     await table.restoring
     await view.save()
     assert (tmp_path / "group-3.snapshot").exists()
+
+
+class Buffered:
+    """A client that has fetched a lot, and hands it over without waiting for anything."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+
+    async def getmany(self, **_: int) -> dict[TopicPartition, list[Any]]:
+        self.polls += 1
+        if self.polls == POLLS:
+            await asyncio.Event().wait()
+        return {}
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.polls
+
+
+async def test_others_get_their_turn_while_much_is_read(view: Offline) -> None:
+    reader, client = Buffered(), view._reader
+    view._reader, view._followed, view._following = reader, {3: followed(0)}, {3}
+    running = asyncio.create_task(view.run())
+    await asyncio.sleep(0)
+    assert 0 < reader.polls < POLLS
+    running.cancel()
+    view._reader = client
