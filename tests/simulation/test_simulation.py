@@ -8,7 +8,7 @@ import os
 from oracle import violations
 from world import World
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1500"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 TURNS = 400
 
 

@@ -19,6 +19,12 @@ NEVER_MS = 2**31 - 1
 REBALANCE_TIMEOUT_MS = 60_000
 """How long the group waits for a member to give its partitions up; well beyond a transaction."""
 
+METADATA_AGE_MS_MAX = 10_000
+"""How long a member may believe that the topic has no partitions, or fewer than it has.
+
+So it is where it starts before the broker knows a new topic, or has a leader for it.
+"""
+
 POLL_GRACE_SECONDS = 0.2
 """How much longer than asked for a poll may take. One that a rebalance catches would wait for the
 new assignment, which in turn waits for the partitions to be given up."""
@@ -48,7 +54,7 @@ class ContentSource:
             # The client leaves the group for ever when nobody has fetched for so long, as it is
             # with a stand-by, a stall or a long bootstrap. Progress is watched elsewhere.
             max_poll_interval_ms=NEVER_MS,
-            **settings.client,
+            **{"metadata_max_age_ms": METADATA_AGE_MS_MAX, **settings.client},
             **settings.consumer,
             **settings.group,
         )
