@@ -714,3 +714,20 @@ def metric(text: str, name: str) -> float:
         if line.startswith((name + " ", name + "{"))
     ]
     return sum(values)
+
+
+async def compacted_away(site: Site, place: TopicPartition, offset: int, what: str) -> None:
+    """Wait until compaction has removed a record of the consent topic."""
+
+    async def is_gone() -> bool:
+        # The cleaner works on what is no longer being appended to.
+        await site.feed.one(site.consent, consent("ben"))
+        await asyncio.sleep(0.2)
+        async with AIOKafkaConsumer(
+            bootstrap_servers=site.kafka.bootstrap_servers, group_id=None, auto_offset_reset="none"
+        ) as reader:
+            reader.assign([place])
+            reader.seek(place, offset)
+            return int((await reader.getone()).offset) > offset
+
+    await until(is_gone, what, 60)

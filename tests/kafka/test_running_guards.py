@@ -10,7 +10,7 @@ from operator import attrgetter
 import msgspec
 import pytest
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -32,6 +32,7 @@ from harness import (
     Site,
     SiteFactory,
     SlowView,
+    compacted_away,
     consent,
     metric,
     post,
@@ -87,19 +88,7 @@ async def grant_and_forget_while_the_view_stands_still(site: Site, view: Consent
     # A fetch that is under way now would still bring what is appended now.
     await view._reader.end_offsets([place])
     deletion = await site.feed.one(site.consent, Sent(b"anna", None))
-
-    async def is_gone() -> bool:
-        # The cleaner works on what is no longer being appended to.
-        await site.feed.one(site.consent, consent("ben"))
-        await asyncio.sleep(0.2)
-        async with AIOKafkaConsumer(
-            bootstrap_servers=site.kafka.bootstrap_servers, group_id=None, auto_offset_reset="none"
-        ) as reader:
-            reader.assign([place])
-            reader.seek(place, deletion)
-            return int((await reader.getone()).offset) > deletion
-
-    await until(is_gone, "the deletion is compacted away", 60)
+    await compacted_away(site, place, deletion, "the deletion is compacted away")
 
 
 async def test_a_deletion_that_compaction_removed_unread_is_not_overlooked(

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -30,6 +30,7 @@ from harness import (
     SiteFactory,
     StartWorker,
     WorkerProcess,
+    compacted_away,
     consent,
     post,
     until,
@@ -315,19 +316,7 @@ async def test_a_snapshot_from_before_deletions_that_are_gone_is_refused(
 async def compacted(site: Site, offset: int) -> None:
     """Wait until the record is compacted away."""
     place = TopicPartition(site.consent, 0)
-
-    async def is_gone() -> bool:
-        # The cleaner works on what is no longer being appended to.
-        await site.feed.one(site.consent, consent("ben"))
-        await asyncio.sleep(0.2)
-        async with AIOKafkaConsumer(
-            bootstrap_servers=site.kafka.bootstrap_servers, group_id=None, auto_offset_reset="none"
-        ) as reader:
-            reader.assign([place])
-            reader.seek(place, offset)
-            return int((await reader.getone()).offset) > offset
-
-    await until(is_gone, "the record is compacted away", 60)
+    await compacted_away(site, place, offset, "the record is compacted away")
 
 
 async def recreate(site: Site) -> None:
