@@ -26,12 +26,12 @@ from consentgate import __version__
 from consentgate.config import load_config
 from consentgate.core.decode import consent_decoder
 from consentgate.core.snapshot import Identity
-from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.layout import read_layout
 from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
+from consentgate.memory import collect_garbage_rarely
 from consentgate.tools.broker import EmbeddedKafka
 from workload import POLICY, Workload
 

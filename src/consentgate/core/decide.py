@@ -6,7 +6,7 @@ may not be used.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consentgate.core.consent import Holding
 from consentgate.core.decode import ContentDecoder, ContentEvent
@@ -52,6 +52,10 @@ class Person:
     decision: Decision
     rule: Rule | None  # what the content must meet; None where the person may not be used
     jurisdiction: str | None = None  # where it is known
+    withheld: Decision | None = field(init=False)  # the decision, where the person may not be used
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "withheld", self.decision if self.rule is None else None)
 
     def is_treated_like(self, other: "Person") -> bool:
         """Whether what goes on of both is transformed alike."""
@@ -110,11 +114,14 @@ def decide_by_key(
     if person.rule is None:
         return person.decision
     event = read_content(record, record.value, decode, limits)
-    if isinstance(event, ContentEvent) and event.subject.encode() != record.key:
-        event = Reason.SUBJECT_MISMATCH
-    if isinstance(event, ContentEvent) and has_bad_timestamp(record, limits, now_ms):
-        event = Reason.BAD_TIMESTAMP
-    reason = event if isinstance(event, Reason) else judge_content(event, person.rule)
+    if isinstance(event, Reason):
+        reason: Reason | None = event
+    elif event.subject.encode() != record.key:
+        reason = Reason.SUBJECT_MISMATCH
+    elif has_bad_timestamp(record, limits, now_ms):
+        reason = Reason.BAD_TIMESTAMP
+    else:
+        reason = judge_content(event, person.rule)
     return person.decision if reason is None else decision(reason, person.decision.label)
 
 
@@ -157,11 +164,12 @@ def has_bad_timestamp(record: Record, limits: Limits, now_ms: int) -> bool:
 
 def is_too_large(record: Record, limits: Limits) -> bool:
     """Whether the value, the key or the headers go beyond the limits."""
+    headers = record.headers
     return (
         len(record.value or b"") > limits.max_value_bytes
         or len(record.key or b"") > limits.max_key_bytes
-        or len(record.headers) > limits.max_headers
-        or (bool(record.headers) and headers_bytes(record.headers) > limits.max_headers_bytes)
+        or len(headers) > limits.max_headers
+        or (bool(headers) and headers_bytes(headers) > limits.max_headers_bytes)
     )
 
 

@@ -19,6 +19,8 @@ from consentgate.core.countries import COUNTRIES
 from consentgate.core.model import UNREADABLE, Choice, ConsentState, Reason, consent_state
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_UTC = datetime(1970, 1, 1)  # noqa: DTZ001 - of times that are known to be UTC
+_PLAIN_LENGTH = len("2024-09-20T10:00:00Z")
 _MILLISECOND = timedelta(milliseconds=1)
 _BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
 """Brackets, and whole strings so that the brackets in them are passed over.
@@ -64,8 +66,7 @@ class ConsentFields:
     choices: str = "choices"
 
 
-@dataclass(frozen=True, slots=True)
-class ContentEvent:
+class ContentEvent(msgspec.Struct, frozen=True, gc=False):
     """What the decision needs to know of a content event."""
 
     id: str
@@ -84,7 +85,9 @@ ConsentDecoder = Callable[[bytes | None, bytes | None], tuple[ConsentState | Non
 
 def nested_too_deep(value: bytes, max_depth: int) -> bool:
     """Whether brackets nest beyond `max_depth` outside of strings."""
-    if value.count(b"{") + value.count(b"[") <= max_depth:
+    # Most records have no lists, and to find out is faster than to count them.
+    lists = 0 if value.find(b"[") < 0 else value.count(b"[")
+    if lists + value.count(b"{") <= max_depth:
         return False
     depth = 0
     for token in _BRACKETS.finditer(value):
@@ -167,8 +170,10 @@ def epoch_ms(moment: str | int) -> int:
     """
     if isinstance(moment, int):
         return moment
-    if _is_plain(moment):
-        return int(datetime.fromisoformat(moment).timestamp()) * 1000
+    if len(moment) == _PLAIN_LENGTH and moment[4::3] == "--T::Z" and moment.isascii():
+        # Nearly all are written like 2024-09-20T10:00:00Z, which is much faster to read.
+        since = datetime.fromisoformat(moment[:-1]) - _EPOCH_UTC
+        return since.days * 86_400_000 + since.seconds * 1000
     found = _RFC3339.fullmatch(moment)
     if found is None:
         raise ValueError("not a time with a zone, such as 2024-09-20T10:00:00Z")
@@ -178,13 +183,10 @@ def epoch_ms(moment: str | int) -> int:
     return seconds // _MILLISECOND + int((fraction or "0")[:3].ljust(3, "0"))
 
 
-def _is_plain(text: str) -> bool:
-    """Whether the time is written as nearly all are: 2024-09-20T10:00:00Z. Much faster to read."""
-    return len(text) == 20 and text[4::3] == "--T::Z" and text.isascii()
-
-
 def _is_utf8(value: bytes) -> bool:
     # The typed decoder skips the strings that it does not need without looking at their bytes.
+    if value.isascii():
+        return True
     try:
         value.decode()
     except UnicodeDecodeError:
@@ -209,7 +211,8 @@ def _define(tree: dict[str, Any]) -> Any:
         (_attribute(name), _define(kind) if isinstance(kind, dict) else kind)
         for name, kind in tree.items()
     ]
-    return msgspec.defstruct("Content", fields, rename={_attribute(name): name for name in tree})
+    rename = {_attribute(name): name for name in tree}
+    return msgspec.defstruct("Content", fields, rename=rename, gc=False)
 
 
 def _attribute(name: str) -> str:

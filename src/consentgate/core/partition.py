@@ -21,7 +21,8 @@ T = TypeVar("T")
 IDLE_MS = 400
 """How long a fetch waits for content before an advanced frontier is committed by itself."""
 
-BATCH_RECORDS_MAX = 2_048
+BATCH_RECORDS_MAX = 4_096
+"""A transaction costs as much as some hundred records, of this process and of the broker."""
 
 URGENT_RECORDS_MAX = 512
 """The same while a consent change waits to be covered: a small transaction gets there sooner."""
@@ -379,6 +380,7 @@ class Partition:
         """Decide and commit; the objection, where it was aborted to be decided anew."""
         fetched = yield from ask(ReadClock())
         read_at, fresh = yield from self._prepare(batch, fetched)
+        whole, batch = batch, self._urgent_part(batch)
         # From the reply to the end of the judgement nothing else runs: the frontier that is
         # recorded is the one that every decision of the batch saw.
         outcome = self.gate.judge(
@@ -402,7 +404,15 @@ class Partition:
         self._settle(outcome)
         self._report(Committed(outcome, fetched, fresh, judged, sent, committed, age_ms))
         self._refuse_doubt(doubtful)
+        if batch is not whole:
+            yield from ask(Seek(batch.next_offset))
         return None
+
+    def _urgent_part(self, batch: Batch) -> Batch:
+        """So much of the batch as may be decided now; all of it where no consent change waits."""
+        if not self._changes or len(batch.records) <= URGENT_RECORDS_MAX:
+            return batch
+        return batch.before(batch.records[URGENT_RECORDS_MAX].offset)
 
     def _prepare(self, batch: Batch, fetched: Moment) -> Steps[tuple[Moment, Moment]]:
         """All that comes before the decision: when the high watermark was read, and the moment."""

@@ -5,9 +5,11 @@ a topic, a partition and sizes that nobody reads. The decoded records have all t
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import PartitionRecords
 
 
 def hand_on_decoded_records(consumer: AIOKafkaConsumer) -> None:
@@ -25,10 +27,18 @@ class _FetchResults(OrderedDict[Any, Any]):
 
     def __setitem__(self, tp: Any, result: Any) -> None:
         records = getattr(result, "_partition_records", None)
-        if records is not None and hasattr(records, "_consumer_record"):
-            records._consumer_record = _as_it_is
+        if hasattr(records, "_consumer_record") and hasattr(records, "_records_iterator"):
+            records.__class__ = _DecodedRecords
         super().__setitem__(tp, result)
 
 
-def _as_it_is(tp: Any, record: Any) -> Any:
-    return record
+class _DecodedRecords(PartitionRecords):  # type: ignore[misc]
+    """The records that were fetched of one partition."""
+
+    def __iter__(self) -> Iterator[Any]:
+        # The client takes them through a call for each.
+        records: Iterator[Any] = self._records_iterator
+        return records
+
+    def _consumer_record(self, tp: Any, record: Any) -> Any:
+        return record

@@ -167,11 +167,10 @@ class TransactionalSink:
         for timestamp_ms, key, value, headers in outputs:
             if batch is None:
                 batch = self._producer.create_batch()
-            record = {"timestamp": timestamp_ms, "key": key, "value": value, "headers": headers}
-            if batch.append(**record) is None:
+            if not batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers):
                 yield batch
                 batch = self._producer.create_batch()
-                batch.append(**record)
+                batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
         if batch is not None:
             yield batch
 

@@ -201,7 +201,7 @@ class Metrics:
         for made, number in outcome.counts.items():
             self.decisions.labels(made.reason.verdict, made.reason, made.label).inc(number)
         self.consumed_records.inc(len(records) + len(outcome.batch.unreadable))
-        self.consumed_bytes.inc(_bytes(map(attrgetter("value"), records)))
+        self.consumed_bytes.inc(outcome.value_bytes)
         self.forwarded_bytes.inc(_bytes(map(attrgetter("value"), outcome.training)))
         self.decision_age_seconds.observe(event.age_ms / 1000)
         if records:

@@ -31,7 +31,6 @@ from consentgate.core.policy import Policy
 from consentgate.core.snapshot import Identity
 from consentgate.engines import equip
 from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
-from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import UNANSWERED, Cluster
@@ -40,6 +39,7 @@ from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import Layout, find_layout, refuse_changes
 from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
+from consentgate.memory import collect_garbage_rarely, keep_freed_memory
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
@@ -135,6 +135,7 @@ class Worker:
         """
         started = time.monotonic()
         collect_garbage_rarely()
+        keep_freed_memory()
         with _signals(self.end) as received:
             try:
                 await self._cluster.start(BROKER_SECONDS_MAX)

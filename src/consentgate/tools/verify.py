@@ -31,12 +31,12 @@ from consentgate.core.verify import (
 )
 from consentgate.engines import gates_of_all_times, load_pseudonyms
 from consentgate.errors import ConfigError
-from consentgate.garbage import collect_garbage_rarely
 from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.kafka.unreadable import UnreadableRecord
+from consentgate.memory import collect_garbage_rarely
 from consentgate.signing import SignatureCheck
 from consentgate.tools.lookback import read_state
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import assume, given, settings
 
@@ -153,7 +154,7 @@ class Mending:
         self._event = dict(EVENT)
         self._put_anew = False
         if isinstance(read, ContentEvent):
-            fields = dataclasses.asdict(read)
+            fields = msgspec.structs.asdict(read)
             self._event |= {**fields, "created_at": fields.pop("created_at_ms")}
         explanation = explained(case)
         self._state = self._was = explanation.consent

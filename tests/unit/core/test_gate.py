@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from consentgate.core.consent import ConsentChange, ConsentTable, holding
 from consentgate.core.decide import Limits, headers_bytes
 from consentgate.core.decode import ContentDecoder, ContentFields, content_decoder
-from consentgate.core.gate import Batch, BatchOutcome, Gate, Output
+from consentgate.core.gate import RUN_RECORDS, Batch, BatchOutcome, Gate, Output
 from consentgate.core.ledger import GENESIS, Chain, read_codes, read_entry
 from consentgate.core.model import (
     UNREADABLE,
@@ -215,6 +215,33 @@ def test_judging_in_two_parts_gives_the_same_outcomes(batch: Batch, place: int) 
     parts = [gate(STATES).judge(part, GENESIS, NOW_MS) for part in (before, after)]
     assert whole.training == [*parts[0].training, *parts[1].training]
     assert reasons(whole) == [*reasons(parts[0]), *reasons(parts[1])]
+
+
+def test_many_records_are_decided_on_as_each_would_be_alone() -> None:
+    keys = [b"m1", b"m2", b"m3", b"m4", b"m1"]
+    values = [value for value in VALUES if value]
+    number = 2 * RUN_RECORDS + 3
+    records = [
+        content(offset, key=keys[offset % 5], value=values[offset % 7]) for offset in range(number)
+    ]
+    by = gate(STATES)
+    outcome = judged(*records, by=by)
+    assert list(outcome.decisions) == [by.decide(record, NOW_MS) for record in records]
+    assert len({made.reason for made in outcome.decisions}) > 5
+    assert outcome.value_bytes == sum(len(record.value or b"") for record in records)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [({"value": None}, Reason.TOMBSTONE), ({"key": None}, Reason.SUBJECT_MISMATCH)],
+)
+def test_what_is_wrong_with_one_record_comes_before_its_owner_also_among_many(
+    broken: dict[str, Any], reason: Reason
+) -> None:
+    known, unknown = content(0), content(1, key=b"m4", value=event("m4"))
+    outcome = judged(known, unknown, content(2, **{"key": b"m4", **broken}), content(3))
+    expected = [Reason.NOT_OPTED_OUT, Reason.NO_CONSENT_RECORD, reason, Reason.NOT_OPTED_OUT]
+    assert reasons(outcome) == expected
 
 
 def test_an_empty_batch_has_no_outcome_but_an_entry() -> None:

@@ -613,6 +613,21 @@ def test_while_a_change_waits_for_its_commit_batches_are_small() -> None:
     assert hand.until(Fetch).records_max == BATCH_RECORDS_MAX
 
 
+def test_a_batch_is_cut_where_a_change_waits_and_nothing_of_it_is_left_out() -> None:
+    total = URGENT_RECORDS_MAX + 3
+    hand = working(total)
+    hand.until(ReadHighWatermarks)
+    hand.changes(b"m3", WITHDRAWN)
+    hand.past(Commit)
+    hand.past(Commit)
+    hand.until(Fetch)
+    accounted = [(o.batch.first, o.batch.next_offset) for o in hand.committed()]
+    cut = FIRST + URGENT_RECORDS_MAX
+    assert accounted == [(FIRST, cut), (cut, FIRST + total)]
+    retracted = [[output.key for output in each.retractions] for each in hand.committed()]
+    assert retracted == [[b"m3"], []]
+
+
 def test_a_grant_is_no_retraction() -> None:
     hand = working()
     hand.changes(b"m1", GRANTED)
