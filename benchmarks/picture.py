@@ -1,7 +1,7 @@
 """The pictures of a run, as SVG.
 
-A bar of events/s for each contender, with its CPU an event; or a panel for each factor, with the CPU
-an event at each of its values.
+A bar of events/s for each contender, with its CPU an event; or a panel for each factor, with what
+an event costs at each of its values.
 """
 
 from html import escape

@@ -1,9 +1,9 @@
 """`make scaling`: how the cost of an event grows, one factor at a time, on the embedded broker.
 
 The workers are as shipped. They start, share the partitions and read their tables while the events
-are held back; then all events can be read at once. Rates and CPU are of the steady state: from a
-third of the events on, read off the offsets that the group commits, until the first partition is
-done. What was forwarded is compared with what was to be, record by record.
+are held back; then all events can be read at once. Rates and CPU are of the steady state, read off
+the offsets that the group commits: until the first partition is done, without the first third. What
+was forwarded is compared with what was to be, record by record.
 """
 
 import argparse
@@ -13,14 +13,21 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from consentgate.tools.broker import EmbeddedKafka
@@ -57,7 +64,7 @@ class Case:
     def events(self, number: int) -> int:
         """As many as take some seconds, of `number` of the base case."""
         if self.redaction:
-            return number // 8
+            return number // 4
         return min(number, number * _CONTENT_BYTES_MAX // 500_000 // self.event_bytes)
 
 
@@ -93,7 +100,7 @@ QUICK = {"events": 100_000, "rounds": 1}
 
 @dataclass(frozen=True)
 class Point(Round):
-    """What one run came to. `ready_seconds` is from the start of the workers to their last table."""
+    """What one run came to; `ready_seconds` after their start the workers' tables were ready."""
 
     ready_seconds: float
 
@@ -163,46 +170,54 @@ class Scaling:
     def _shown(
         self, records: Iterator[KeyAndValue], what: str, number: int
     ) -> Iterator[KeyAndValue]:
-        task = self._progress.add_task(what, total=number)
-        yield from self._progress.track(records, task_id=task, update_period=0.5)
-        self._progress.remove_task(task)
+        with self._bar(what, number) as bar:
+            yield from self._progress.track(records, task_id=bar, update_period=0.5)
+
+    @contextmanager
+    def _bar(self, what: str, total: int) -> Iterator[TaskID]:
+        bar = self._progress.add_task(what, total=total)
+        try:
+            yield bar
+        finally:
+            self._progress.remove_task(bar)
 
     async def _await_ready(self, workers: list[Running], partitions: int) -> None:
         """Until each worker has partitions, and their tables are ready."""
         deadline = time.monotonic() + _READY_SECONDS_MAX
-        task = self._progress.add_task("waiting for the tables", total=partitions)
-        while (ready := _ready(workers)) < partitions:
-            self._progress.update(task, completed=ready)
-            if time.monotonic() > deadline:
-                raise Failed(f"{ready} of {partitions} partitions are ready")
-            for worker in workers:
-                worker.usage()
-            await asyncio.sleep(_SAMPLE_SECONDS)
-        self._progress.remove_task(task)
+        with self._bar("waiting for the tables", partitions) as bar:
+            while (ready := _ready(workers)) < partitions:
+                self._progress.update(bar, completed=ready)
+                if time.monotonic() > deadline:
+                    raise Failed(f"{ready} of {partitions} partitions are ready")
+                for worker in workers:
+                    worker.usage()
+                await asyncio.sleep(_SAMPLE_SECONDS)
 
     async def _watch(self, workers: list[Running], task: Task, events: int) -> "list[Seen]":
         """Samples until all events are done."""
-        progress, shown = Offsets(events), self._progress.add_task("deciding", total=events)
-        lasts = await self._lasts(task, events)
+        progress, lasts = Offsets(events), await self._lasts(task, events)
         seen: list[Seen] = []
-        while not seen or not progress.is_complete(seen[-1].sample.records):
-            used = [worker.usage_with_children() for worker in workers]
-            broker = usage_of(self._kafka.pid)
-            committed = await self._topics.committed(task.output)
-            left = [last - committed.get(number, 0) for number, last in enumerate(lasts)]
-            sample = Sample(
-                seconds=time.monotonic(),
-                # Before the first commit there is the record that held the others back.
-                records=max(0, events - sum(max(0, records) for records in left)),
-                cpu_seconds=sum(usage.cpu_seconds for usage in used),
-                broker_cpu_seconds=broker.cpu_seconds,
-                peak_rss_mb=sum(usage.peak_rss_mb for usage in used),
-            )
-            seen.append(Seen(sample, min(left) > 0))
-            self._progress.update(shown, completed=sample.records)
-            await asyncio.sleep(_SAMPLE_SECONDS)
-        self._progress.remove_task(shown)
+        with self._bar("deciding", events) as bar:
+            while not seen or not progress.is_complete(seen[-1].sample.records):
+                seen.append(await self._look(workers, task, lasts))
+                self._progress.update(bar, completed=seen[-1].sample.records)
+                await asyncio.sleep(_SAMPLE_SECONDS)
         return seen
+
+    async def _look(self, workers: list[Running], task: Task, lasts: list[int]) -> "Seen":
+        used = [worker.usage_with_children() for worker in workers]
+        broker = usage_of(self._kafka.pid)
+        committed = await self._topics.committed(task.output)
+        # The first of each partition is the record that held the others back.
+        done = [min(committed.get(n, 1), last) - 1 for n, last in enumerate(lasts)]
+        sample = Sample(
+            seconds=time.monotonic(),
+            records=sum(max(0, records) for records in done),
+            cpu_seconds=sum(usage.cpu_seconds for usage in used),
+            broker_cpu_seconds=broker.cpu_seconds,
+            peak_rss_mb=sum(usage.peak_rss_mb for usage in used),
+        )
+        return Seen(sample, all(d < last - 1 for d, last in zip(done, lasts, strict=True)))
 
     async def _lasts(self, task: Task, events: int) -> list[int]:
         """The offset behind the last event of each partition, once all can be read."""
@@ -221,10 +236,10 @@ class Seen(NamedTuple):
 
 
 def _steady(seen: list[Seen], events: int, table_rate: float | None) -> Round:
-    """From a third of the events on, as long as there are some in every partition."""
-    begin = next(sample for sample, _ in seen if sample.records >= events / 3)
+    """As long as there are events in every partition, without the first third of that."""
     saturated = [sample for sample, is_saturated in seen if is_saturated]
-    end = saturated[-1] if saturated else begin
+    end = saturated[-1] if saturated else seen[0].sample
+    begin = next(sample for sample, _ in seen if sample.records >= end.records / 3)
     decided = end.records - begin.records
     if decided < events * _SHARE_MIN:
         raise Failed("the first partition was done too early for a rate: use more --events")
