@@ -82,7 +82,12 @@ class Factor:
 
 
 FACTORS: Mapping[str, Factor] = {
-    "subjects": Factor("subjects", (10_000, 100_000, 200_000, 1_000_000, 5_000_000), (10_000,)),
+    "subjects": Factor(
+        "subjects, millions",
+        (10_000, 100_000, 200_000, 1_000_000, 5_000_000),
+        (10_000,),
+        lambda number: f"{number / 1e6:g}",
+    ),
     "partitions": Factor("partitions", (1, 4, 16, 32), (8,)),
     "workers": Factor("workers", (1, 2, 3), (2,)),
     "event_bytes": Factor("bytes an event", (200, 550, 5_000, 50_000), (5_000,)),
