@@ -12,8 +12,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test test-presidio check lint types format bench bench-check simulate \
-	faults soak mutants lock metrics-doc schemas golden redaction-report clean
+.PHONY: install help demo test test-presidio check lint types format bench bench-check scaling \
+	simulate faults soak mutants lock metrics-doc schemas golden redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -47,6 +47,9 @@ bench: $(STAMP) ## Compare with Kafka Streams and others, half an hour; ARGS=--q
 
 bench-check: $(STAMP) ## Fail where the throughput beside a plain loop has fallen by a quarter
 	$(BIN)/python benchmarks/check.py $(ARGS)
+
+scaling: $(STAMP) ## Measure how cost grows, twenty minutes; ARGS=--quick for a look
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says
 	SIMULATION_SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest tests/simulation

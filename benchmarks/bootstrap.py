@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 
 import yaml
-from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import murmur2
 from rich.console import Console
 from rich.progress import track
 
@@ -33,31 +31,20 @@ from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
 from consentgate.memory import collect_garbage_rarely
 from consentgate.tools.broker import EmbeddedKafka
+from peers.task import PARTITIONS
+from topics import Topics
 from workload import POLICY, Workload
 
-PARTITIONS = 4
-BATCH_BYTES = 262_144
 PURPOSE = "ai-training"
 console = Console()
 
 
 async def fill(servers: str, subjects: int) -> None:
-    """One consent record for each subject, in batches."""
-    async with AIOKafkaProducer(
-        bootstrap_servers=servers, acks="all", max_batch_size=BATCH_BYTES, linger_ms=5
-    ) as producer:
-        batches = {partition: producer.create_batch() for partition in range(PARTITIONS)}
-        sent = []
+    """One consent record for each subject."""
+    async with Topics(servers) as topics:
         records = Workload(subjects).consent()
-        for key, value in track(records, "appending", total=subjects, console=console):
-            partition = (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
-            if batches[partition].append(key=key, value=value, timestamp=None) is None:
-                full, batches[partition] = batches[partition], producer.create_batch()
-                sent.append(await producer.send_batch(full, "consent-state", partition=partition))
-                batches[partition].append(key=key, value=value, timestamp=None)
-        for partition, batch in batches.items():
-            sent.append(await producer.send_batch(batch, "consent-state", partition=partition))
-        await asyncio.gather(*sent)
+        shown = track(records, "appending", total=subjects, console=console)
+        await topics.fill("consent-state", shown)
 
 
 async def follow(path: str) -> dict[str, float]:

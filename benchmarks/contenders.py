@@ -89,6 +89,7 @@ class Consentgate:
     settings: Settings = field(default_factory=dict)
     forwards: Forwards = Forwards.DECIDED
     is_slow: bool = False
+    policy: str = POLICY
 
     def prepare(self) -> None:
         """It is installed: the benchmark itself runs on it."""
@@ -97,7 +98,7 @@ class Consentgate:
         """Write the configuration and create the topics; then `consentgate run`."""
         directory = Path(task.directory)
         policy, config = directory / "policy.yaml", directory / "consentgate.yaml"
-        policy.write_text(POLICY)
+        policy.write_text(self.policy)
         own = ("decisions", "quarantine", "retractions")
         topics = {
             "content": task.content,

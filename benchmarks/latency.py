@@ -16,12 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.partitioner import murmur2
 
 from contenders import Contender
 from peers.task import PARTITIONS, Task
 from process import Failed, Running, running, usage_of
-from topics import CONSENT, Topics, partitions_of
+from topics import CONSENT, Topics, partition_of, partitions_of
 from workload import Workload
 
 RATES = (1_000, 20_000)
@@ -63,7 +62,7 @@ class Latencies:
         await self._topics.create(self.CONSENT_TOPIC, CONSENT)
         await self._topics.fill(self.CONSENT_TOPIC, self._workload.consent())
         self._pool = [
-            (_partition_of(event.key), event.key, event.value)
+            (partition_of(event.key), event.key, event.value)
             for event in self._workload.events(_POOL_EVENTS)
         ]
 
@@ -176,8 +175,3 @@ class Latencies:
             batches[partition] = batch
         for partition, batch in batches.items():
             await producer.send_batch(batch, topic, partition=partition)
-
-
-def _partition_of(key: bytes) -> int:
-    """Where every client puts it, so that consent and content of a person lie side by side."""
-    return (murmur2(key) & 0x7FFFFFFF) % PARTITIONS

@@ -1,4 +1,8 @@
-"""The picture of a run, as SVG: a bar of events/s for each contender, with its CPU an event."""
+"""The pictures of a run, as SVG.
+
+A bar of events/s for each contender, with its CPU an event; or a panel for each factor, with what
+an event costs at each of its values.
+"""
 
 from html import escape
 from pathlib import Path
@@ -6,6 +10,7 @@ from typing import NamedTuple
 
 _WIDTH, _LEFT, _ROW, _TOP, _BAR = 890, 410, 42, 66, 22
 _LONGEST = 330
+_ACROSS, _PANEL_WIDTH, _PANEL_HEIGHT, _PANEL_BASE, _HIGHEST = 3, 289, 176, 140, 100
 _TITLE = "Events a second, side by side"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
 # It brings its own background, so that it can be read on a light page and on a dark one.
@@ -28,31 +33,111 @@ class Bar(NamedTuple):
     style: str
 
 
+class Column(NamedTuple):
+    """One value of a factor."""
+
+    label: str
+    cpu_us_per_event: float
+    is_base: bool
+
+
+class Panel(NamedTuple):
+    """A factor, with what an event costs at each of its values."""
+
+    title: str
+    columns: list[Column]
+
+
 def write_picture(path: Path, bars: list[Bar], note: str) -> None:
     """Write the bars, the longest first, with a note on machine and date below."""
     bars = sorted(bars, key=lambda bar: -bar.events_per_second)
-    height = _TOP + _ROW * len(bars) + 24
     rows = "\n".join(_row(bar, number, bars[0]) for number, bar in enumerate(bars))
-    described = "; ".join(f"{bar.title}: {bar.events_per_second:,.0f}" for bar in bars)
-    path.write_text(
-        f"""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img"
+    page = _Page(
+        title=_TITLE,
+        subtitle="with CPU an event; dashed: decides nothing",
+        described="; ".join(f"{bar.title}: {bar.events_per_second:,.0f}" for bar in bars),
+        made_by="make bench",
+        height=_TOP + _ROW * len(bars) + 24,
+        note=note,
+    )
+    page.write(path, rows)
+
+
+def write_panels(path: Path, panels: list[Panel], note: str) -> None:
+    """Write the panels, three side by side, each with a scale of its own that begins at 0."""
+    described = (
+        f"{panel.title}: "
+        + ", ".join(f"{of.label}: {of.cpu_us_per_event:.1f} µs" for of in panel.columns)
+        for panel in panels
+    )
+    page = _Page(
+        title="CPU of the workers an event, as one factor grows",
+        subtitle="µs, each panel on a scale of its own; green: the base case",
+        described="; ".join(described),
+        made_by="make scaling",
+        height=_TOP + -(-len(panels) // _ACROSS) * _PANEL_HEIGHT + 24,
+        note=note,
+    )
+    page.write(path, "\n".join(_panel(panel, number) for number, panel in enumerate(panels)))
+
+
+class _Page(NamedTuple):
+    title: str
+    subtitle: str
+    described: str
+    made_by: str
+    height: int
+    note: str
+
+    def write(self, path: Path, body: str) -> None:
+        path.write_text(
+            f"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {self.height}" role="img"
      aria-labelledby="title desc" font-size="14" font-family="{_FONTS}">
-  <title id="title">{_TITLE}</title>
-  <desc id="desc">{escape(described)}</desc>
-  <!-- Made by `make bench`; do not edit. -->
+  <title id="title">{self.title}</title>
+  <desc id="desc">{escape(self.described)}</desc>
+  <!-- Made by `{self.made_by}`; do not edit. -->
   <style>
 {_STYLE}
   </style>
-  <rect class="page" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{height - 1}" rx="8"/>
-  <text class="text" x="14" y="26" font-size="17" font-weight="600">{_TITLE}</text>
-  <text class="soft" x="14" y="46">with CPU an event; dashed: decides nothing</text>
-{rows}
-  <text class="soft" x="14" y="{height - 10}">{escape(note)}</text>
+  <rect class="page" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{self.height - 1}" rx="8"/>
+  <text class="text" x="14" y="26" font-size="17" font-weight="600">{self.title}</text>
+  <text class="soft" x="14" y="46">{self.subtitle}</text>
+{body}
+  <text class="soft" x="14" y="{self.height - 10}">{escape(self.note)}</text>
 </svg>
 """,
-        encoding="utf-8",
+            encoding="utf-8",
+        )
+
+
+def _panel(panel: Panel, number: int) -> str:
+    left = 14 + number % _ACROSS * _PANEL_WIDTH
+    top = _TOP + number // _ACROSS * _PANEL_HEIGHT
+    dearest = max((column.cpu_us_per_event for column in panel.columns), default=1)
+    step = (_PANEL_WIDTH - 24) / max(1, len(panel.columns))
+    drawn = "\n".join(
+        _column(column, left + step * n, step, top + _PANEL_BASE, dearest)
+        for n, column in enumerate(panel.columns)
     )
+    return f"""\
+  <g text-anchor="middle">
+    <text class="text" x="{left}" y="{top + 14}" text-anchor="start" font-weight="600">\
+{escape(panel.title)}</text>
+{drawn}
+  </g>"""
+
+
+def _column(column: Column, left: float, step: float, base: int, dearest: float) -> str:
+    height = max(2, column.cpu_us_per_event / dearest * _HIGHEST)
+    middle = left + step / 2
+    style = "ours" if column.is_base else "peer"
+    return f"""\
+    <rect class="{style}" x="{middle - step * 0.35:.1f}" y="{base - height:.1f}" \
+width="{step * 0.7:.1f}" height="{height:.1f}" rx="3"/>
+    <text class="text" x="{middle:.1f}" y="{base - height - 6:.1f}" font-size="12">\
+{column.cpu_us_per_event:.1f}</text>
+    <text class="soft" x="{middle:.1f}" y="{base + 16}">{escape(column.label)}</text>"""
 
 
 def _row(bar: Bar, number: int, longest: Bar) -> str:

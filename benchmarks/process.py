@@ -42,6 +42,16 @@ class Running:
             raise Failed(f"ended by itself with {self._process.returncode}: {tail}")
         return usage_of(self._process.pid)
 
+    def usage_with_children(self) -> Usage:
+        """What it and the processes that it has started have used; memory is the sum of the peaks.
+
+        Raises `Failed` if it has ended.
+        """
+        own = self.usage()
+        others = [usage_of(pid) for pid in _descendants(self._process.pid)]
+        seconds = own.cpu_seconds + sum(usage.cpu_seconds for usage in others)
+        return Usage(seconds, own.peak_rss_mb + sum(usage.peak_rss_mb for usage in others))
+
     @property
     def stdout(self) -> str:
         """What it has printed so far."""
@@ -86,6 +96,17 @@ def usage_of(pid: int) -> Usage:
     peak = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
     seconds = (int(stat[11]) + int(stat[12])) / _TICKS_PER_SECOND
     return Usage(seconds, int(peak.split()[1]) / 1024)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = thread.read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            yield int(child)
+            yield from _descendants(int(child))
 
 
 class Progress:

@@ -11,21 +11,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
-from consentgate.core.policy import DETECTORS
 from consentgate.tools.broker import EmbeddedKafka
 from run import Bench, console
-from workload import POLICY
-
-
-def redacting_policy() -> str:
-    """The policy of the benchmark, with every detector but `name` in every rule that permits."""
-    policy = yaml.safe_load(POLICY)
-    for rule in policy["rules"]:
-        if rule["basis"] != "suspended":
-            rule["redact"] = [name for name in DETECTORS if name != "name"]
-    return yaml.safe_dump(policy)
+from workload import redacting_policy
 
 
 def main() -> None:

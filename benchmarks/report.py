@@ -52,7 +52,7 @@ def ratio(rounds: Mapping[str, Rounds], name: str, figure: str) -> float | None:
 
 def write(results: Results, args: dict[str, Any], console: Console, picture: Path | None) -> None:
     """Print everything; write JSON and a picture to `results/`, and the picture to `picture`."""
-    machine = _machine()
+    machine = machine_of_run()
     _print_throughput(results, console)
     _print_backlog(results, console)
     _print_latency(results, console)
@@ -195,7 +195,8 @@ def _note(args: dict[str, Any], machine: dict[str, Any]) -> str:
     )
 
 
-def _machine() -> dict[str, Any]:
+def machine_of_run() -> dict[str, Any]:
+    """Where and with which versions the figures come about."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),

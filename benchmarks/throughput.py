@@ -136,7 +136,7 @@ class Throughput:
             samples = await self._watch(process, output, expected)
             rate = contender.table_rate(process.stdout, process.stderr, self._subjects)
         if contender.forwards in events.expected:
-            await self._compare(output, events.expected[contender.forwards])
+            await compare(self._topics, output, events.expected[contender.forwards])
         return steady_state(samples, events.number, rate)
 
     async def _watch(self, process: Running, output: str, expected: int) -> list[Sample]:
@@ -157,16 +157,19 @@ class Throughput:
                 await asyncio.sleep(_SAMPLE_SECONDS)
         return samples
 
-    async def _compare(self, output: str, expected: Counter[bytes]) -> None:
-        """Every expected record is there once, and no other."""
-        found: Counter[bytes] = Counter()
-        async for record in self._topics.read(output):
-            found[digest(record.key, record.value)] += 1
-        if found != expected:
-            raise Failed(
-                f"{(expected - found).total():,} expected records are missing, "
-                f"{(found - expected).total():,} are too many"
-            )
+
+async def compare(
+    topics: Topics, output: str, expected: Counter[bytes], partitions: int = PARTITIONS
+) -> None:
+    """Every expected record is there once, and no other, or it raises `Failed`."""
+    found: Counter[bytes] = Counter()
+    async for record in topics.read(output, partitions):
+        found[digest(record.key, record.value)] += 1
+    if found != expected:
+        raise Failed(
+            f"{(expected - found).total():,} expected records are missing, "
+            f"{(found - expected).total():,} are too many"
+        )
 
 
 def steady_state(samples: list[Sample], events: int, table_rate: float | None) -> Round:
@@ -177,10 +180,18 @@ def steady_state(samples: list[Sample], events: int, table_rate: float | None) -
     decided = events * (end.records - begin.records) / last
     if not decided:
         raise Failed("the output came all at once, so there is no rate: use more --events")
+    peak_rss_mb = max(sample.peak_rss_mb for sample in samples)
+    return between(begin, end, decided, peak_rss_mb, table_rate)
+
+
+def between(
+    begin: Sample, end: Sample, decided: float, peak_rss_mb: float, table_rate: float | None
+) -> Round:
+    """What it took to decide so many events."""
     return Round(
         events_per_second=decided / (end.seconds - begin.seconds),
         cpu_us_per_event=(end.cpu_seconds - begin.cpu_seconds) / decided * 1e6,
         broker_cpu_us_per_event=(end.broker_cpu_seconds - begin.broker_cpu_seconds) / decided * 1e6,
-        peak_rss_mb=max(sample.peak_rss_mb for sample in samples),
+        peak_rss_mb=peak_rss_mb,
         table_records_per_second=table_rate,
     )

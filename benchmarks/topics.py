@@ -1,5 +1,6 @@
 """The topics of a benchmark: make them, fill them, watch their ends, read what is in them."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -8,11 +9,14 @@ from typing import Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.partitioner import murmur2
 
 from peers.task import PARTITIONS
 
 CONSENT = {"cleanup.policy": "compact"}
 _FETCH_BYTES = 4_194_304
+_BATCH_BYTES = 262_144
+_HOLD_MS_MAX = 900_000
 
 KeyAndValue = tuple[bytes, bytes]
 Ends = Callable[[], Awaitable[list[int]]]
@@ -37,9 +41,11 @@ class Topics:
     ) -> None:
         await self._admin.close()
 
-    async def create(self, name: str, configs: dict[str, str] | None = None) -> None:
+    async def create(
+        self, name: str, configs: dict[str, str] | None = None, partitions: int = PARTITIONS
+    ) -> None:
         """Create a topic."""
-        topic = NewTopic(name, PARTITIONS, 1, topic_configs=configs or {})
+        topic = NewTopic(name, partitions, 1, topic_configs=configs or {})
         await self._admin.create_topics([topic])
 
     async def delete_all_of(self, prefix: str) -> None:
@@ -48,27 +54,64 @@ class Topics:
         await self._admin.delete_topics(names)
 
     async def fill(
-        self, topic: str, records: Iterable[KeyAndValue], timestamp_ms: int | None = None
+        self,
+        topic: str,
+        records: Iterable[KeyAndValue],
+        timestamp_ms: int | None = None,
+        partitions: int = PARTITIONS,
     ) -> None:
-        """Append records, each in the partition of its key."""
+        """Append records, each in the partition of its key, in batches."""
         async with self.producer() as producer:
+            batches = [producer.create_batch() for _ in range(partitions)]
+            sent = []
             for key, value in records:
-                await producer.send(topic, value, key, timestamp_ms=timestamp_ms)
-            await producer.flush()
+                number = partition_of(key, partitions)
+                if batches[number].append(key=key, value=value, timestamp=timestamp_ms) is None:
+                    full, batches[number] = batches[number], producer.create_batch()
+                    sent.append(await producer.send_batch(full, topic, partition=number))
+                    batches[number].append(key=key, value=value, timestamp=timestamp_ms)
+            for number, batch in enumerate(batches):
+                sent.append(await producer.send_batch(batch, topic, partition=number))
+            await asyncio.gather(*sent)
 
     def producer(self) -> AIOKafkaProducer:
         """A producer with batches of 256 KiB."""
         return AIOKafkaProducer(
-            bootstrap_servers=self.servers, acks="all", max_batch_size=262_144, linger_ms=5
+            bootstrap_servers=self.servers, acks="all", max_batch_size=_BATCH_BYTES, linger_ms=5
         )
 
     @asynccontextmanager
-    async def ends(self, topic: str) -> AsyncIterator[Ends]:
+    async def held_back(self, topic: str, partitions: int = PARTITIONS) -> AsyncIterator[None]:
+        """Meanwhile, who reads committed records sees nothing of an empty topic that is filled.
+
+        Each partition begins with a record of a transaction that stays open, and is aborted at the
+        end: one record and one marker that nobody sees.
+        """
+        async with AIOKafkaProducer(
+            bootstrap_servers=self.servers,
+            transactional_id=f"{topic}-held-back",
+            transaction_timeout_ms=_HOLD_MS_MAX,
+        ) as producer:
+            await producer.begin_transaction()
+            try:
+                for number in range(partitions):
+                    await producer.send_and_wait(topic, b"", partition=number)
+                yield
+            finally:
+                await producer.abort_transaction()
+
+    async def committed(self, group: str) -> dict[int, int]:
+        """The offsets that a group has committed, by the number of the partition."""
+        found = await self._admin.list_consumer_group_offsets(group)
+        return {tp.partition: place.offset for tp, place in found.items()}
+
+    @asynccontextmanager
+    async def ends(self, topic: str, partitions: int = PARTITIONS) -> AsyncIterator[Ends]:
         """Whom to ask where what can be read of each partition ends; markers count as well."""
         async with AIOKafkaConsumer(
             bootstrap_servers=self.servers, isolation_level="read_committed"
         ) as consumer:
-            tps = partitions_of(topic)
+            tps = partitions_of(topic, partitions)
 
             async def ends() -> list[int]:
                 found = await consumer.end_offsets(tps)
@@ -76,9 +119,9 @@ class Topics:
 
             yield ends
 
-    async def read(self, topic: str) -> AsyncIterator[ConsumerRecord]:
+    async def read(self, topic: str, partitions: int = PARTITIONS) -> AsyncIterator[ConsumerRecord]:
         """All committed records; those of one partition in their order."""
-        tps = partitions_of(topic)
+        tps = partitions_of(topic, partitions)
         async with AIOKafkaConsumer(
             bootstrap_servers=self.servers,
             isolation_level="read_committed",
@@ -93,9 +136,14 @@ class Topics:
                         yield record
 
 
-def partitions_of(topic: str) -> list[TopicPartition]:
+def partitions_of(topic: str, partitions: int = PARTITIONS) -> list[TopicPartition]:
     """All partitions, by their numbers."""
-    return [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+    return [TopicPartition(topic, partition) for partition in range(partitions)]
+
+
+def partition_of(key: bytes, partitions: int = PARTITIONS) -> int:
+    """Where every client puts it, so that consent and content of a person lie side by side."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def digest(key: bytes | None, value: bytes) -> bytes:
