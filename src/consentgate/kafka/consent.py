@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consentgate.core.alike import decoding_alike_once
 from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
@@ -42,6 +43,10 @@ KEEP_SECONDS = 300.0
 """How often the tables that have changed are written to the disk."""
 
 
+Misplaced = Callable[[int, Sequence[bytes]], Collection[bytes]]
+"""Those subjects of a consent partition's records whose place is another partition."""
+
+
 class ConsentTableLost(Exception):
     """The table cannot be trusted any more; it is thrown away and read anew."""
 
@@ -62,10 +67,10 @@ class ConsentView:
     ) -> None:
         self._settings = settings
         self._topic = topic
-        self._decode = decode
+        self._decode = decoding_alike_once(decode)
         self._on_unreadable = on_unreadable
         self._on_misplaced = on_misplaced
-        self._is_misplaced: Callable[[int, bytes], bool] = lambda partition, subject: False
+        self._misplaced: Misplaced = lambda partition, subjects: ()
         common = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "none"}
         self._reader = AIOKafkaConsumer(
             isolation_level="read_committed", **common, **settings.client, **settings.consumer
@@ -83,17 +88,17 @@ class ConsentView:
 
     async def start(
         self,
-        is_misplaced: Callable[[int, bytes], bool],
+        misplaced: Misplaced,
         deletions_kept_ms: int,
         snapshots: Snapshots | None = None,
     ) -> None:
         """Connect.
 
-        `is_misplaced` tells by partition and subject what lies in a wrong place; a deletion stays
-        in the topic for `deletions_kept_ms`. With `snapshots`, tables begin with these.
+        `misplaced` picks the subjects that lie in a wrong place; a deletion stays in the topic for
+        `deletions_kept_ms`. With `snapshots`, tables begin with these.
         """
         self._snapshots = snapshots
-        self._is_misplaced = is_misplaced
+        self._misplaced = misplaced
         # Half of it, because the time counts from a compaction that nobody here sees.
         self._behind_ms_max = deletions_kept_ms // 2
         await self._reader.start()
@@ -403,7 +408,7 @@ class ConsentView:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
         table, listeners = followed.table, followed.listeners
-        read, is_misplaced, apply = self._read, self._is_misplaced, table.apply
+        read, apply = self._read, table.apply
         for record in records:
             state, problem = read(record)
             if problem is not None:
@@ -411,13 +416,14 @@ class ConsentView:
             subject = record.key
             if subject is None:
                 continue
-            if is_misplaced(partition, subject):
-                self._on_misplaced()
             apply(partition, subject, state)
             if listeners:
                 change = _change(partition, record, table.holdings.get(subject))
                 for listener in listeners:
                     listener(change)
+        subjects = [record.key for record in records if record.key is not None]
+        for _ in self._misplaced(partition, subjects):
+            self._on_misplaced()
         if records and not isinstance(records[-1], UnreadableRecord):
             followed.sample(partition, records[-1])
         table.advance(partition, frontier)
