@@ -1,9 +1,9 @@
 """Consent records that are alike are decoded once.
 
-Nearly all records of a topic differ from some hundreds of them in nothing but whose they are and in
-digits, such as those of the time of a choice. What is left without these is a record's pattern. It
-is remembered only where the strict decoder reads it, with somebody as the subject, and where neither
-the subject nor any digit can make a difference to what is read.
+Nearly all records of a topic differ from some hundreds of them in nothing but whose they are and
+in digits, such as those of the time of a choice. What is left without these is a record's pattern.
+It is remembered only where the strict decoder reads it, with somebody as the subject, and where
+neither the subject nor any digit can make a difference to what is read.
 """
 
 import re

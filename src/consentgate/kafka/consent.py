@@ -407,27 +407,48 @@ class ConsentView:
     def _apply(self, partition: int, records: Sequence[Any], frontier: int) -> None:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
-        table, listeners = followed.table, followed.listeners
-        read, apply = self._read, table.apply
-        for record in records:
-            state, problem = read(record)
-            if problem is not None:
-                self._on_unreadable(problem)
-            subject = record.key
-            if subject is None:
-                continue
-            apply(partition, subject, state)
-            if listeners:
-                change = _change(partition, record, table.holdings.get(subject))
-                for listener in listeners:
-                    listener(change)
-        subjects = [record.key for record in records if record.key is not None]
-        for _ in self._misplaced(partition, subjects):
+        changes = self._read_all(records)
+        if followed.listeners:
+            self._apply_aloud(partition, records, changes)
+        else:
+            followed.table.apply_all(partition, changes)
+        for _ in self._misplaced(partition, [subject for subject, _ in changes]):
             self._on_misplaced()
         if records and not isinstance(records[-1], UnreadableRecord):
             followed.sample(partition, records[-1])
-        table.advance(partition, frontier)
+        followed.table.advance(partition, frontier)
         followed.advanced()
+
+    def _apply_aloud(
+        self,
+        partition: int,
+        records: Sequence[Any],
+        changes: Sequence[tuple[bytes, ConsentState | None]],
+    ) -> None:
+        """Apply one after the other, and tell the listeners what each left."""
+        followed = self._followed[partition]
+        keyed = (record for record in records if record.key is not None)
+        for record, (subject, state) in zip(keyed, changes, strict=True):
+            followed.table.apply(partition, subject, state)
+            change = _change(partition, record, followed.table.holdings.get(subject))
+            for listener in followed.listeners:
+                listener(change)
+
+    def _read_all(self, records: Sequence[Any]) -> list[tuple[bytes, ConsentState | None]]:
+        """Subject and state of each record that has a key; what is wrong with any is said."""
+        subjects = [record.key for record in records]
+        if UnreadableRecord in map(type, records):
+            read = map(self._read, records)
+        else:
+            # The same for nearly all that there are, without a step between for each.
+            read = map(self._decode, subjects, [record.value for record in records])
+        changes = []
+        for subject, (state, problem) in zip(subjects, read, strict=True):
+            if problem is not None:
+                self._on_unreadable(problem)
+            if subject is not None:
+                changes.append((subject, state))
+        return changes
 
     def _read(self, record: Any) -> tuple[ConsentState | None, str | None]:
         if isinstance(record, UnreadableRecord):
