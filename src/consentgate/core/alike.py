@@ -7,6 +7,7 @@ neither the subject nor any digit can make a difference to what is read.
 """
 
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -34,19 +35,29 @@ _Pattern = tuple[ConsentState, tuple[int, ...]]
 """What all its records come to, and the places where none of them may have a zero."""
 
 
+@dataclass(slots=True)
+class _Patterns:
+    """The patterns that have come, and what those come to that have come again."""
+
+    decode: ConsentDecoder
+    known: dict[bytes, _Pattern | None] = field(default_factory=dict)
+    seen: set[bytes] = field(default_factory=set)
+
+    def take_note(self, pattern: bytes) -> None:
+        """A record of it was read."""
+        if pattern in self.known or len(pattern) > PATTERN_BYTES_MAX:
+            return
+        # Only what comes again is worth the time that it takes to see what it comes to.
+        if pattern in self.seen:
+            self.known[pattern] = _come_to(pattern, self.decode)
+        elif len(self.seen) < PATTERNS_MAX:
+            self.seen.add(pattern)
+
+
 def decoding_alike_once(decode: ConsentDecoder) -> ConsentDecoder:
     """The same decoder, which remembers what patterns come to."""
-    known: dict[bytes, _Pattern | None] = {}
-
-    def decode_new(
-        pattern: bytes, key: bytes, value: bytes
-    ) -> tuple[ConsentState | None, str | None]:
-        result = decode(key, value)
-        may_be_kept = len(known) < PATTERNS_MAX and len(pattern) <= PATTERN_BYTES_MAX
-        # What cannot be read has to say why, each time.
-        if result[1] is None and may_be_kept and pattern not in known:
-            known[pattern] = _come_to(pattern, decode)
-        return result
+    patterns = _Patterns(decode)
+    known = patterns.known
 
     def decode_alike(
         key: bytes | None, value: bytes | None
@@ -59,7 +70,11 @@ def decoding_alike_once(decode: ConsentDecoder) -> ConsentDecoder:
         pattern = text.translate(_ONES)
         found = known.get(pattern)
         if found is None:
-            return decode_new(pattern, key, value)
+            result = decode(key, value)
+            # What cannot be read has to say why, each time.
+            if result[1] is None:
+                patterns.take_note(pattern)
+            return result
         state, numbers = found
         for place in numbers:
             if text[place] == _ZERO:
