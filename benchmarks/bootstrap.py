@@ -68,7 +68,7 @@ async def follow(path: str) -> dict[str, float]:
     snapshots = Snapshots(config.snapshot, config.group, identity, layout.deletions_kept_ms)
     decode = consent_decoder(config.consent.fields, PURPOSE, config.limits.max_depth)
     view = ConsentView(settings, config.topics.consent, decode, print, print)
-    await view.start(layout.is_misplaced, layout.deletions_kept_ms, snapshots)
+    await view.start(layout.misplaced, layout.deletions_kept_ms, snapshots)
     collect_garbage_rarely()
     before_mb, began, cpu_began = rss_mb(), time.perf_counter(), cpu_seconds()
     gaps: list[float] = []

@@ -134,7 +134,7 @@ async def kafka_bench(site: Site) -> AsyncIterator[KafkaBench]:
         view = ConsentView(
             settings, config.topics.consent, decode, lambda cause: None, lambda: None
         )
-        await view.start(layout.is_misplaced, layout.deletions_kept_ms)
+        await view.start(layout.misplaced, layout.deletions_kept_ms)
         stack.push_async_callback(view.stop)
         source = ContentSource(
             settings, config.group, config.topics.content, on_assigned, on_revoked

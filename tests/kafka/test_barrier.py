@@ -160,7 +160,7 @@ async def test_the_barrier_does_not_wait_for_a_fetch_to_be_answered(make_site: S
     view = ConsentView(
         kafka_settings(site.config.kafka), site.consent, decode, lambda cause: None, lambda: None
     )
-    await view.start(lambda partition, subject: False, deletions_kept_ms=60_000)
+    await view.start(lambda partition, subjects: (), deletions_kept_ms=60_000)
     table = view.follow([0])
     following = asyncio.create_task(view.run())
     try:

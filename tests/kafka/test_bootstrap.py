@@ -76,14 +76,14 @@ async def test_what_was_fetched_and_not_applied_is_fetched_again(
     async with working(site) as running:
         await running.ready()
         view, failures = running.worker._view, [RuntimeError("a bug")]
-        read = view._read
+        read = view._read_all
 
-        def fail_once(record: Any) -> Any:
-            if failures:
+        def fail_once(records: Any) -> Any:
+            if records and failures:
                 raise failures.pop()
-            return read(record)
+            return read(records)
 
-        monkeypatch.setattr(view, "_read", fail_once)
+        monkeypatch.setattr(view, "_read_all", fail_once)
         await site.feed.many(site.consent, [consent(person, "withdrawn") for person in people])
         await site.feed.many(site.content, [post(person, "1") for person in people])
         await site.decided()

@@ -60,14 +60,22 @@ class ConsentTable:
 
     def apply(self, partition: int, subject: bytes, state: ConsentState | None) -> None:
         """Take in one consent record; `None` is a tombstone."""
-        held = self.holdings.get(subject)
-        if held is None or (held.partition == partition and subject not in self._scattered):
-            if state is None:
-                self.holdings.pop(subject, None)
+        self.apply_all(partition, [(subject, state)])
+
+    def apply_all(
+        self, partition: int, records: Iterable[tuple[bytes, ConsentState | None]]
+    ) -> None:
+        """Take in consent records in their order, each as its subject and its state."""
+        holdings, scattered = self.holdings, self._scattered
+        for subject, state in records:
+            held = holdings.get(subject)
+            if held is None or (held.partition == partition and subject not in scattered):
+                if state is None:
+                    holdings.pop(subject, None)
+                else:
+                    holdings[subject] = holding(partition, state)
             else:
-                self.holdings[subject] = holding(partition, state)
-        else:
-            self._scatter(partition, subject, held, state)
+                self._scatter(partition, subject, held, state)
 
     def advance(self, partition: int, frontier: int) -> None:
         """Every record of the partition below `frontier` has been applied."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consentgate.core.alike import decoding_alike_once
 from consentgate.core.consent import ConsentChange, ConsentTable, Holding, holding
 from consentgate.core.decode import ConsentDecoder
 from consentgate.core.model import UNREADABLE, ConsentState
@@ -42,6 +43,10 @@ KEEP_SECONDS = 300.0
 """How often the tables that have changed are written to the disk."""
 
 
+Misplaced = Callable[[int, Sequence[bytes]], Collection[bytes]]
+"""Those subjects of a consent partition's records whose place is another partition."""
+
+
 class ConsentTableLost(Exception):
     """The table cannot be trusted any more; it is thrown away and read anew."""
 
@@ -62,10 +67,10 @@ class ConsentView:
     ) -> None:
         self._settings = settings
         self._topic = topic
-        self._decode = decode
+        self._decode = decoding_alike_once(decode)
         self._on_unreadable = on_unreadable
         self._on_misplaced = on_misplaced
-        self._is_misplaced: Callable[[int, bytes], bool] = lambda partition, subject: False
+        self._misplaced: Misplaced = lambda partition, subjects: ()
         common = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "none"}
         self._reader = AIOKafkaConsumer(
             isolation_level="read_committed", **common, **settings.client, **settings.consumer
@@ -83,17 +88,17 @@ class ConsentView:
 
     async def start(
         self,
-        is_misplaced: Callable[[int, bytes], bool],
+        misplaced: Misplaced,
         deletions_kept_ms: int,
         snapshots: Snapshots | None = None,
     ) -> None:
         """Connect.
 
-        `is_misplaced` tells by partition and subject what lies in a wrong place; a deletion stays
-        in the topic for `deletions_kept_ms`. With `snapshots`, tables begin with these.
+        `misplaced` picks the subjects that lie in a wrong place; a deletion stays in the topic for
+        `deletions_kept_ms`. With `snapshots`, tables begin with these.
         """
         self._snapshots = snapshots
-        self._is_misplaced = is_misplaced
+        self._misplaced = misplaced
         # Half of it, because the time counts from a compaction that nobody here sees.
         self._behind_ms_max = deletions_kept_ms // 2
         await self._reader.start()
@@ -402,26 +407,48 @@ class ConsentView:
     def _apply(self, partition: int, records: Sequence[Any], frontier: int) -> None:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
-        table, listeners = followed.table, followed.listeners
-        read, is_misplaced, apply = self._read, self._is_misplaced, table.apply
-        for record in records:
-            state, problem = read(record)
-            if problem is not None:
-                self._on_unreadable(problem)
-            subject = record.key
-            if subject is None:
-                continue
-            if is_misplaced(partition, subject):
-                self._on_misplaced()
-            apply(partition, subject, state)
-            if listeners:
-                change = _change(partition, record, table.holdings.get(subject))
-                for listener in listeners:
-                    listener(change)
+        changes = self._read_all(records)
+        if followed.listeners:
+            self._apply_aloud(partition, records, changes)
+        else:
+            followed.table.apply_all(partition, changes)
+        for _ in self._misplaced(partition, [subject for subject, _ in changes]):
+            self._on_misplaced()
         if records and not isinstance(records[-1], UnreadableRecord):
             followed.sample(partition, records[-1])
-        table.advance(partition, frontier)
+        followed.table.advance(partition, frontier)
         followed.advanced()
+
+    def _apply_aloud(
+        self,
+        partition: int,
+        records: Sequence[Any],
+        changes: Sequence[tuple[bytes, ConsentState | None]],
+    ) -> None:
+        """Apply one after the other, and tell the listeners what each left."""
+        followed = self._followed[partition]
+        keyed = (record for record in records if record.key is not None)
+        for record, (subject, state) in zip(keyed, changes, strict=True):
+            followed.table.apply(partition, subject, state)
+            change = _change(partition, record, followed.table.holdings.get(subject))
+            for listener in followed.listeners:
+                listener(change)
+
+    def _read_all(self, records: Sequence[Any]) -> list[tuple[bytes, ConsentState | None]]:
+        """Subject and state of each record that has a key; what is wrong with any is said."""
+        subjects = [record.key for record in records]
+        if UnreadableRecord in map(type, records):
+            read = map(self._read, records)
+        else:
+            # The same for nearly all that there are, without a step between for each.
+            read = map(self._decode, subjects, [record.value for record in records])
+        changes = []
+        for subject, (state, problem) in zip(subjects, read, strict=True):
+            if problem is not None:
+                self._on_unreadable(problem)
+            if subject is not None:
+                changes.append((subject, state))
+        return changes
 
     def _read(self, record: Any) -> tuple[ConsentState | None, str | None]:
         if isinstance(record, UnreadableRecord):

@@ -18,7 +18,7 @@ from consentgate.kafka.guards import (
     topic_problems,
     with_declared,
 )
-from consentgate.kafka.murmur2 import murmur2
+from consentgate.kafka.murmur2 import murmur2_of_each
 from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
@@ -65,13 +65,17 @@ class Layout:
             return [content_partition]
         return list(range(self.counts[self.topics.consent]))
 
-    def is_misplaced(self, consent_partition: int, subject: bytes) -> bool:
-        """Whether a consent record lies where its subject's content is not judged against it."""
+    def misplaced(self, consent_partition: int, subjects: Iterable[bytes]) -> list[bytes]:
+        """Those whose consent lies where their content is not judged against it, in some order."""
         if self.scope == "global":
-            return False
+            return []
+        count = self.counts[self.topics.consent]
         # The default partitioner of Kafka's clients: murmur2 without its sign bit.
-        home = (murmur2(subject) & 0x7FFFFFFF) % self.counts[self.topics.consent]
-        return home != consent_partition
+        return [
+            subject
+            for subject, hashed in murmur2_of_each(subjects)
+            if (hashed & 0x7FFFFFFF) % count != consent_partition
+        ]
 
     def outputs(self, content_partition: int) -> OutputPartitions:
         """Where the outputs of this content partition go."""

@@ -188,7 +188,7 @@ class Worker:
             http=f"http://{http.host}:{port}",
         )
         await self._view.start(
-            layout.is_misplaced, layout.deletions_kept_ms, await self._snapshots(layout)
+            layout.misplaced, layout.deletions_kept_ms, await self._snapshots(layout)
         )
         self._tasks.append(self._spawn(self._view.run()))
         if self._config.snapshot is not None:

@@ -164,10 +164,18 @@ def test_consent_is_misplaced_where_kafkas_default_partitioner_would_not_put_it(
     wrong = [
         number
         for number in range(partitions)
-        if layout("partition", partitions, partitions).is_misplaced(number, subject)
+        if layout("partition", partitions, partitions).misplaced(number, [subject])
     ]
     assert wrong == [number for number in range(partitions) if number != home]
 
 
+def test_each_of_many_that_are_misplaced_is_named() -> None:
+    # The same one twice is two records.
+    subjects = [*(b"%d" % number for number in range(100)), b"7"]
+    placed = layout("partition", 4, 4)
+    named = [each for number in range(4) for each in placed.misplaced(number, subjects)]
+    assert sorted(named) == sorted(subjects * 3)
+
+
 def test_in_global_scope_consent_may_lie_anywhere() -> None:
-    assert not any(layout("global").is_misplaced(number, b"abc") for number in range(4))
+    assert not any(layout("global").misplaced(number, [b"abc"]) for number in range(4))
