@@ -40,7 +40,7 @@ commands = typer.Typer()
 quarantine = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List what was quarantined, or append it to the content topic again.",
+    help="List what was quarantined, or append it again.",
 )
 commands.add_typer(quarantine, name="quarantine")
 
@@ -49,7 +49,7 @@ def _reason(text: str) -> Reason:
     for reason in REASONS:
         if text == reason:
             return reason
-    hint = nearest(text, list(REASONS))
+    hint = nearest(text, [str(reason) for reason in REASONS])
     raise typer.BadParameter(f"{text!r} is no reason to quarantine, {hint}")
 
 
@@ -112,17 +112,12 @@ def list_records(
     selection = Selection(reasons or REASONS, since, until, partition)
     counts: Counter[str] = Counter()
 
-    def shown(entry: Entry) -> str:
-        if fmt is Format.JSON:
-            return orjson.dumps(entry_json(entry, with_payload=payload)).decode()
-        return "\n".join([entry_line(entry), *(payload_lines(entry) if payload else ())])
-
     async def work(on_progress: OnProgress) -> None:
         async with aclosing(list_quarantine(config, selection, on_progress)) as entries:
             async for entry in entries:
                 counts[str(entry.found.reason)] += 1
                 if not count:
-                    print(shown(entry))
+                    print(_shown(entry, fmt, with_payload=payload))
                 if counts.total() == limit:
                     break
 
@@ -135,6 +130,12 @@ def list_records(
         print(counts_text(counts))
     elif count:
         print(orjson.dumps({"counts": dict(counts)}).decode())
+
+
+def _shown(entry: Entry, fmt: Format, *, with_payload: bool) -> str:
+    if fmt is Format.JSON:
+        return orjson.dumps(entry_json(entry, with_payload=with_payload)).decode()
+    return "\n".join([entry_line(entry), *(payload_lines(entry) if with_payload else ())])
 
 
 @quarantine.command("redrive")
