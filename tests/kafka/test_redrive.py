@@ -118,6 +118,7 @@ async def test_what_was_set_aside_is_decided_anew_by_the_consent_of_today(
     placed = {entry.found.source for entry in await listed(site)}
     assert len(placed) == 12
 
+    before = site.config
     site = reconfigured(site, content={"fields": {"visibility": "audience"}})
     await site.feed.many(site.consent, [consent("ben", "withdrawn")])
     before_ms = int(time.time() * 1000)
@@ -146,6 +147,16 @@ async def test_what_was_set_aside_is_decided_anew_by_the_consent_of_today(
     ]
     assert {mark for _, mark in marked} == {f"1 {e.place}".encode() for e in await listed(site)}
     assert Counter(p for p, _ in marked) == Counter(e.found.partition for e in await listed(site))
+
+    # Both readings of content are needed to decide all of it again.
+    policies = [load_policy(site.config.policy)]
+    for config, earlier, violations in (
+        (site.config, [before], 0),
+        (before, [site.config], 0),
+        (site.config, [], 12),
+    ):
+        verification = await verify(config, policies, lambda done, total: None, None, earlier)
+        assert verification.violations == violations
 
     result = await redriven(site)
     assert (result.appended, result.left) == ({}, {Left.REDRIVEN: 12})
