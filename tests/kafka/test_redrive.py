@@ -285,7 +285,7 @@ async def test_what_cannot_go_back_is_named_and_keeps_nothing_up(make_site: Site
     assert [record.value for record in await content_of(site)] == [b"0", b"8"]
 
 
-async def test_a_run_that_is_killed_is_gone_on_with(make_site: SiteFactory) -> None:
+async def test_a_run_that_was_ended_is_gone_on_with(make_site: SiteFactory) -> None:
     # Checked: records come twice where the progress is committed before or after the transaction.
     site = await make_site("killed", partitions=2)
     number = 30_000
@@ -293,7 +293,7 @@ async def test_a_run_that_is_killed_is_gone_on_with(make_site: SiteFactory) -> N
         records = [set_aside(site, n, partition=partition) for n in range(partition, number, 2)]
         await site.feed.many(site.config.topics.quarantine, records, partition)
     arguments = ("-m", "consentgate", "quarantine", "redrive", "-c", str(site.path), "--all")
-    for share in (4, 2):
+    for share, number_of, status in ((4, signal.SIGINT, 130), (2, signal.SIGKILL, -9)):
         process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
 
         async def is_under_way(least: int = number // share) -> bool:
@@ -303,8 +303,8 @@ async def test_a_run_that_is_killed_is_gone_on_with(make_site: SiteFactory) -> N
         try:
             await until(is_under_way, "it has appended, and a transaction is open")
         finally:
-            process.send_signal(signal.SIGKILL)
-            assert await process.wait() == -signal.SIGKILL
+            process.send_signal(number_of)
+            assert await process.wait() == status
     left = number - len(await content_of(site))
     assert 0 < left < number
     status, out, errors = await run_python(*arguments)

@@ -37,7 +37,7 @@ BYTES_MAX = 4 << 20
 Readers of committed records see nothing of a partition behind an open transaction.
 """
 
-EXAMPLES_MAX = 10
+EXAMPLES_MAX = 3
 
 OnProgress = Callable[[int, int], None]
 """Gets offsets done and offsets in all."""
@@ -64,7 +64,7 @@ class Left(StrEnum):
 
 _LEFT_IN_WORDS = {
     Left.REDRIVEN: "redriven by an earlier run",
-    Left.NO_VALUE: "without a value in the quarantine, so there is nothing to append",
+    Left.NO_VALUE: "whose value is not in the quarantine",
     Left.ATTEMPTS: "redriven before as often as --max-attempts allows, and quarantined again",
     Left.TOO_LARGE: "too large with the header that redriving adds",
     Left.ELSEWHERE: "not set aside by this group from a partition of this content topic",
@@ -395,9 +395,8 @@ def redriven_lines(request: Request, result: Redriven, topic: str) -> list[str]:
     lines = [f"{did} to {topic}: {number:,}{by_reason}"]
     for why in Left:
         if count := result.left[why]:
-            named = result.examples[why]
-            more = f" and {count - len(named):,} more" if count > len(named) else ""
-            lines.append(f"left: {count:,} {_LEFT_IN_WORDS[why]}: {', '.join(named)}{more}")
+            examples = ", ".join(result.examples[why])
+            lines.append(f"left: {count:,} {_LEFT_IN_WORDS[why]}, such as {examples}")
     return lines
 
 
@@ -407,7 +406,7 @@ def redriven_json(request: Request, result: Redriven) -> dict[str, Any]:
         "dry_run": request.dry_run,
         "appended": dict(result.appended),
         "left": {
-            why: {"records": count, "such_as": result.examples[why]}
+            str(why): {"records": count, "such_as": result.examples[why]}
             for why, count in result.left.items()
         },
     }

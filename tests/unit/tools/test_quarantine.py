@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from consentgate.core.model import Reason
 from consentgate.core.quarantine import Selection, SetAside
 from consentgate.tools.quarantine import (
@@ -57,7 +59,7 @@ def test_a_line_says_what_has_become_of_the_record() -> None:
 
 def test_neither_key_nor_value_is_shown_unless_asked_for() -> None:
     assert "anna" not in entry_line(entry())
-    shown = entry_json(entry(), with_payload=False)
+    shown = orjson.loads(orjson.dumps(entry_json(entry(), with_payload=False)))
     assert shown == {
         "record": "quarantine-0@3",
         "source": "content-0@7",
@@ -97,25 +99,23 @@ def result() -> Redriven:
 
 
 def test_what_is_left_is_counted_and_the_first_are_named() -> None:
-    named = ", ".join(f"q-0@{number}" for number in range(EXAMPLES_MAX))
     assert redriven_lines(REQUEST, result(), "content") == [
         "appended to content: 1,201 (1,200 missing-field, 1 undecodable)",
-        "left: 1 redriven by an earlier run: q-0@99",
-        "left: 12 without a value in the quarantine, so there is nothing to append: "
-        f"{named} and 2 more",
+        "left: 1 redriven by an earlier run, such as q-0@99",
+        "left: 5 whose value is not in the quarantine, such as q-0@0, q-0@1, q-0@2",
     ]
 
 
 def test_a_dry_run_says_what_would_be() -> None:
     dry = REQUEST._replace(dry_run=True)
     assert redriven_lines(dry, Redriven(), "content") == ["would be appended to content: 0"]
-    assert redriven_json(dry, result()) == {
+    assert orjson.loads(orjson.dumps(redriven_json(dry, result()))) == {
         "dry_run": True,
         "appended": {"missing-field": 1_200, "undecodable": 1},
         "left": {
             "value-not-kept": {
-                "records": 12,
-                "such_as": [f"q-0@{number}" for number in range(EXAMPLES_MAX)],
+                "records": 5,
+                "such_as": ["q-0@0", "q-0@1", "q-0@2"],
             },
             "redriven-before": {"records": 1, "such_as": ["q-0@99"]},
         },
