@@ -18,11 +18,12 @@ from aiokafka.structs import OffsetAndMetadata
 from consentgate.config import load_config
 from consentgate.core.model import Reason
 from consentgate.core.quarantine import REASONS, Progress, Selection
-from consentgate.errors import ConfigError, Superseded
+from consentgate.errors import BrokerUnavailable, ConfigError, Superseded
 from consentgate.kafka.reader import read_topic
-from consentgate.kafka.redrive import Redrive
+from consentgate.kafka.redrive import Redrive, RedriveSink
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
+from consentgate.tools import quarantine as quarantine_tool
 from consentgate.tools.quarantine import (
     Entry,
     Left,
@@ -325,6 +326,58 @@ async def test_of_two_runs_at_once_the_later_one_goes_on(make_site: SiteFactory)
             await earlier.write({place: []}, 0, 3, Progress())
     assert len(await content_of(site)) == 3
     assert (await redriven(site)).appended.total() == 0
+
+
+async def test_what_an_earlier_run_commits_at_last_is_not_appended_again(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: comes twice where the progress is read before the earlier run is fenced.
+    site = await make_site("late")
+    await site.feed.many(site.config.topics.quarantine, [set_aside(site, n) for n in range(3)])
+    enter = Redrive.__aenter__
+
+    async def let_another_run_end_first(run: Redrive) -> Redrive:
+        monkeypatch.setattr(Redrive, "__aenter__", enter)
+        assert (await redriven(site)).appended.total() == 3
+        return await enter(run)
+
+    monkeypatch.setattr(Redrive, "__aenter__", let_another_run_end_first)
+    assert (await redriven(site)).appended.total() == 0
+    assert len(await content_of(site)) == 3
+
+
+async def test_after_a_lost_connection_no_transaction_follows(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: the run goes on where `RedriveSink.write` does not look at that.
+    site = await make_site("lost")
+    monkeypatch.setattr(quarantine_tool, "RECORDS_MAX", 2)
+    await site.feed.many(site.config.topics.quarantine, [set_aside(site, n) for n in range(6)])
+    commit = RedriveSink.commit
+
+    async def lose_the_connections(sink: RedriveSink) -> bool:
+        for connection in list(sink._producer.client._conns.values()):
+            connection.close()
+        return await commit(sink)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RedriveSink, "commit", lose_the_connections)
+        with pytest.raises(BrokerUnavailable, match="goes on where this one stopped"):
+            await redriven(site)
+    assert len(await content_of(site)) == 2
+    assert (await redriven(site)).appended.total() == 4
+    assert sorted(int(record.value) for record in await content_of(site)) == list(range(6))
+
+
+async def test_a_record_that_the_content_topic_does_not_take_is_told(
+    make_site: SiteFactory,
+) -> None:
+    site = await make_site("refused", topics={"content": {"max.message.bytes": "500"}})
+    large = set_aside(site, 0)._replace(value=b"x" * 1_000)
+    await site.feed.many(site.config.topics.quarantine, [set_aside(site, 1), large])
+    with pytest.raises(ConfigError, match="raise its max"):
+        await redriven(site)
+    assert await content_of(site) == []
 
 
 @pytest.mark.parametrize(
