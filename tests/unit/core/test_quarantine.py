@@ -192,6 +192,27 @@ def test_what_was_redriven_is_remembered_exactly(
             assert progress.has(kind, offset) is (offset in done)
 
 
+def test_what_was_left_between_two_that_were_redriven_has_not_gone() -> None:
+    progress = Progress()
+    progress.redriven(KINDS[0], 0)
+    progress.left(KINDS[0])
+    progress.redriven(KINDS[0], 6)
+    assert [progress.has(KINDS[0], offset) for offset in (0, 3, 6)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [found(partition=4), found(reason=Reason.TOO_LARGE), found(attempts=1)],
+)
+def test_what_is_passed_over_between_two_that_were_redriven_has_not_gone(other: SetAside) -> None:
+    # As a record is that was redriven too often already, and may be allowed more another time.
+    progress = Progress()
+    for offset in (0, 6):
+        progress.redriven(found(), offset)
+    assert progress.has(found(), 3)
+    assert not progress.has(other, 3)
+
+
 def test_what_is_redriven_in_full_is_one_range_whatever_lies_between() -> None:
     progress = Progress()
     for offset in range(0, 3_000, 3):
