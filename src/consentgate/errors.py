@@ -36,6 +36,12 @@ class BrokerUnavailable(ConsentgateError):
     exit_code: ClassVar[int] = EXIT_UNAVAILABLE
 
 
+class Superseded(ConsentgateError):
+    """The same command was started a second time, and has taken over."""
+
+    exit_code: ClassVar[int] = EXIT_USAGE
+
+
 class ClientBroken(ConsentgateError):
     """The Kafka client has stopped working inside; only a new process helps."""
 

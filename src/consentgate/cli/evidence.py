@@ -31,6 +31,13 @@ def verify(
         list[str] | None,
         typer.Option("--policy", help="A policy that was in force; repeat for several."),
     ] = None,
+    configs_before: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config-before",
+            help="A configuration whose content or limits were in force; repeat for several.",
+        ),
+    ] = None,
     public_key: Annotated[
         str | None,
         typer.Option("--public-key", help="Every ledger entry must be signed; a PEM file."),
@@ -46,9 +53,11 @@ def verify(
     """
     config = load_config(config_path)
     policies = [load_policy(name) for name in policy_names or [config.policy]]
+    earlier = [load_config(path) for path in configs_before or ()]
     is_signed = None if public_key is None else load_signature_check(public_key)
     verification = run_with_progress(
-        "verify", lambda on_progress: verify_topics(config, policies, on_progress, is_signed)
+        "verify",
+        lambda on_progress: verify_topics(config, policies, on_progress, is_signed, earlier),
     )
     if fmt is Format.JSON:
         print(orjson.dumps(verification_json(verification)).decode())

@@ -50,7 +50,7 @@ def run(
         ),
     ] = not sys.stderr.isatty(),
 ) -> None:
-    """Consume content, forward what is eligible, commit exactly once.
+    """Consume content and forward what is eligible, exactly once.
 
     Example: consentgate run -c consentgate.yaml
     """

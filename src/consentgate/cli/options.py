@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consentgate.config import Config, load_config
-from consentgate.core.policy import Policy
+from consentgate.core.decode import epoch_ms
+from consentgate.core.policy import Policy, utc_text
 from consentgate.engines import equip
 from consentgate.errors import ConfigError
 from consentgate.policies import load_policy
@@ -62,6 +63,18 @@ def pinned(config: Config, policy: Policy) -> tuple[Policy | None, str | None]:
         return equip(config, policy)[0], None
     except ConfigError as error:
         return None, str(error)
+
+
+def moment(text: str) -> int:
+    """Epoch milliseconds of a time that a user writes."""
+    try:
+        time_ms = epoch_ms(text)
+        utc_text(time_ms)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is not a time with a zone, write it like 2025-11-03T00:00:00Z"
+        ) from None
+    return time_ms
 
 
 def progress_bar() -> Progress:

@@ -28,7 +28,7 @@ def lint(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings exit with 1, too.")] = False,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Check a policy, and print its hash; exit 1 where it has errors.
+    """Check a policy, and print its hash. Exit 1 where it has errors.
 
     The hash is that of the ledger. Where rules redact or pseudonymize, it also depends on the
     engines and keys of the configuration.

@@ -12,11 +12,10 @@ from consentgate.cli.options import (
     FormatOption,
     PolicyOption,
     configured,
+    moment,
     run_with_progress,
 )
 from consentgate.config import Config, load_config
-from consentgate.core.decode import epoch_ms
-from consentgate.core.policy import utc_text
 from consentgate.engines import equip
 from consentgate.errors import EXIT_FOUND
 from consentgate.policies import load_policy, read_policy
@@ -35,18 +34,6 @@ from consentgate.tools.fixtures import find_fixtures
 commands = typer.Typer()
 
 
-def _moment(text: str) -> int:
-    """Epoch milliseconds of a time that a user writes."""
-    try:
-        time_ms = epoch_ms(text)
-        utc_text(time_ms)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{text!r} is not a time with a zone, write it like 2025-11-03T00:00:00Z"
-        ) from None
-    return time_ms
-
-
 @commands.command()
 def explain(
     record: Annotated[
@@ -59,7 +46,7 @@ def explain(
         int | None,
         typer.Option(
             "--now",
-            parser=_moment,
+            parser=moment,
             metavar="TIME",
             help="Decide as of this moment, such as 2025-11-03T00:00:00Z.",
         ),
@@ -105,7 +92,7 @@ def diff(
         list[int] | None,
         typer.Option(
             "--at",
-            parser=_moment,
+            parser=moment,
             metavar="TIME",
             help="Decide as of this moment; give it twice to compare one policy at two moments.",
         ),

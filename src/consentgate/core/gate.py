@@ -38,8 +38,12 @@ Headers = list[tuple[str, bytes | None]]
 SOURCE_HEADER = "consentgate.source"
 CONSENT_HEADER = "consentgate.consent"
 POLICY_HEADER = "consentgate.policy"
-OWN_HEADERS = frozenset((SOURCE_HEADER, CONSENT_HEADER, POLICY_HEADER))
-_ERRORS = "__connect.errors."
+REDRIVEN_HEADER = "consentgate.redriven"
+SIZE_HEADER = "consentgate.size"
+OWN_HEADERS = frozenset((SOURCE_HEADER, CONSENT_HEADER, POLICY_HEADER, REDRIVEN_HEADER))
+"""Headers of these names do not go on as they came."""
+
+ERRORS_PREFIX = "__connect.errors."
 
 RUN_RECORDS = 256
 """How many records are decided on in one go."""
@@ -464,10 +468,11 @@ class Gate:
         headers = self._error_headers(record.offset, reason)
         oversized = is_too_large(record, self.limits)
         if not oversized and reason not in (Reason.TOO_LARGE, Reason.BAD_TIMESTAMP):
-            came_with = [h for h in record.headers if not h[0].startswith(_ERRORS)]
+            # How often it was redriven stays with it, so that it does not go round for ever.
+            came_with = [h for h in record.headers if not h[0].startswith(ERRORS_PREFIX)]
             return Output(now_ms, record.key, record.value, [*came_with, *headers])
         value = record.value or b""
-        headers.append(("consentgate.size", str(len(value)).encode()))
+        headers.append((SIZE_HEADER, str(len(value)).encode()))
         headers.append(("consentgate.sha256", hashlib.sha256(value).hexdigest().encode()))
         key = record.key if len(record.key or b"") <= self.limits.max_key_bytes else None
         return Output(now_ms, key, None, headers)
@@ -485,7 +490,7 @@ class Gate:
             "exception.class.name": str(reason),
             "exception.message": _EXPLANATIONS[reason],
         }
-        return [(_ERRORS + name, value.encode()) for name, value in facts.items()]
+        return [(ERRORS_PREFIX + name, value.encode()) for name, value in facts.items()]
 
 
 def _runs(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

@@ -163,16 +163,17 @@ class ChainVerifier:
 
     def __init__(
         self,
-        gates: Mapping[str, Gate],
+        gates: Sequence[Mapping[str, Gate]],
         table: ConsentTable,
         verification: Verification,
         is_signed: Callable[[LedgerRecord], bool] | None,
         owners: Owners,
     ) -> None:
+        # Content may have been read otherwise before, so there are gates for each reading.
+        self._gates, *self._earlier = gates
         self._subject_of = owners.subject_of
         self._forms_of = owners.forms_of
         self._is_signed = is_signed
-        self._gates = gates
         self._table = table
         self._tallies = verification.tallies
         self._verification = verification
@@ -308,7 +309,7 @@ class ChainVerifier:
 
     def _check_outcome(self, place: str, record: LedgerRecord, gate: Gate, slice_: Slice) -> None:
         assert slice_.content is not None, "expired content is not decided again"
-        outcome = gate.judge(slice_.content, record.previous, record.decided_at, self._changes)
+        outcome = self._judged(record, gate, slice_.content)
         self._check_retractions(place, gate, outcome, slice_)
         recorded = _outcomes(record)
         recomputed = {
@@ -321,6 +322,19 @@ class ChainVerifier:
         if outcome.entry.hash != record.hash:
             self._compare(place, record, recorded, recomputed, slice_.content)
         self._check_outputs(recorded, recomputed, outcome, slice_)
+
+    def _judged(self, record: LedgerRecord, gate: Gate, content: Batch) -> BatchOutcome:
+        """What the batch comes to: as content was read when that gives the entry, else as now."""
+        outcome = gate.judge(content, record.previous, record.decided_at, self._changes)
+        for gates in self._earlier:
+            if outcome.entry.hash == record.hash:
+                break
+            before = gates[record.policy].judge(
+                content, record.previous, record.decided_at, self._changes
+            )
+            if before.entry.hash == record.hash:
+                return before
+        return outcome
 
     def _compare(
         self,

@@ -167,13 +167,23 @@ class Cluster:
         Raises:
             KafkaError: if the coordinator did not answer for every partition.
         """
+        committed = await self.group_offsets(group, topic, partitions)
+        return {
+            partition: (answer.offset, Bookmark.decode(answer.metadata))
+            for partition, answer in committed.items()
+        }
+
+    async def group_offsets(
+        self, group: str, topic: str, partitions: Iterable[int]
+    ) -> dict[int, OffsetAndMetadata]:
+        """What the group has committed for each of the partitions that has an offset.
+
+        Raises:
+            KafkaError: if the coordinator did not answer for every partition.
+        """
         asked = [TopicPartition(topic, partition) for partition in partitions]
         answers = await self._group_offsets(group, asked)
-        return {
-            tp.partition: (answer.offset, Bookmark.decode(answer.metadata))
-            for tp, answer in answers.items()
-            if answer.offset >= 0
-        }
+        return {tp.partition: answer for tp, answer in answers.items() if answer.offset >= 0}
 
     async def _group_offsets(
         self, group: str, asked: list[TopicPartition]

@@ -26,26 +26,24 @@ CLOCK_SKEW_MS_MAX = 1_000
 RETIRE_SECONDS_MAX = 2.0
 
 
-class TransactionalSink:
-    """Writes one input partition's outcomes, each in a transaction with its source offset."""
+class TransactionalProducer:
+    """What sends records and commits offsets of `source`, in one transaction after the other."""
 
     def __init__(
         self,
         settings: KafkaSettings,
+        transactional_id: str,
         group: str,
         source: TopicPartition,
-        layout: Layout,
+        outputs: Sequence[TopicPartition],
     ) -> None:
         self._group = group
         self._source = source
-        self._layout = layout
-        self._outputs = layout.outputs(source.partition)
-        self._ledger_offset = -1
+        self._written_to = outputs
         self._lost_connections = 0
         self._lost_before = 0
         self._producer = AIOKafkaProducer(
-            # As unambiguous as the key of the ledger: neither groups nor topics have a slash.
-            transactional_id=f"{group}/{source.topic}-{source.partition}",
+            transactional_id=transactional_id,
             max_batch_size=BATCH_BYTES,
             max_request_size=REQUEST_BYTES_MAX,
             **settings.client,
@@ -77,7 +75,7 @@ class TransactionalSink:
         """
         await self._refuse_leaderless_outputs()
         await self._producer.begin_transaction()
-        for output in self._outputs.all():
+        for output in self._written_to:
             self._producer._txn_manager.maybe_add_partition_to_txn(output)
         offset = OffsetAndMetadata(0, "")  # Whatever it is, it is not committed.
         await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
@@ -89,44 +87,17 @@ class TransactionalSink:
 
     async def _refuse_leaderless_outputs(self) -> None:
         # There the marker of the abort would be left out, too.
-        for output in self._outputs.all():
+        for output in self._written_to:
             await self._producer.partitions_for(output.topic)
         await self._producer.client.force_metadata_update()
-        for output in self._outputs.all():
+        for output in self._written_to:
             if self._producer.client.cluster.leader_for_partition(output) in (None, -1):
                 raise StepFailed(f"{output.topic}-{output.partition} has no leader")
 
-    async def send(self, outcome: BatchOutcome) -> None:
-        """Begin a transaction and write the outcome; every record is acknowledged on return.
-
-        Raises:
-            StepFailed: if this machine's clock and the broker's disagree.
-        """
+    async def begin(self) -> None:
+        """Begin a transaction."""
         self._lost_before = self._lost_connections
         await self._producer.begin_transaction()
-        sent_ms = read_clock().unix_ms
-        entry, *_ = await _all(
-            self._send(self._outputs.decisions, [_output(outcome.entry)]),
-            self._send(self._outputs.training, outcome.training),
-            self._send(self._outputs.quarantine, outcome.quarantine),
-            self._send(self._outputs.retractions, outcome.retractions),
-        )
-        self._ledger_offset = entry[0].offset
-        if self._ledger_offset < 0:
-            raise StepFailed("the broker did not say where the ledger entry is")
-        _check_clock(sent_ms, entry[0].timestamp)
-
-    async def send_offset(self, outcome: BatchOutcome) -> None:
-        """Put the next source offset, and a bookmark for a successor, into the transaction."""
-        bookmark = Bookmark(
-            ledger_partition=self._outputs.decisions.partition,
-            ledger_offset=self._ledger_offset,
-            hash=outcome.entry.hash,
-            scope=self._layout.scope,
-            partitions=self._layout.settled_counts,
-        )
-        offset = OffsetAndMetadata(outcome.batch.next_offset, bookmark.encode())
-        await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
 
     async def commit(self) -> bool:
         """Commit; True where the producer must not be used again, though it was committed.
@@ -160,7 +131,7 @@ class TransactionalSink:
             for batch in self._batches(outputs)
         ]
         # A send that failed and that nobody awaited would not keep the commit from succeeding.
-        return await _all(*acknowledgements)
+        return await all_of(*acknowledgements)
 
     def _batches(self, outputs: Iterable[Output]) -> Iterator[Any]:
         batch = None
@@ -175,7 +146,56 @@ class TransactionalSink:
             yield batch
 
 
-async def _all(*awaitables: Any) -> list[Any]:
+class TransactionalSink(TransactionalProducer):
+    """Writes one input partition's outcomes, each in a transaction with its source offset."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str,
+        source: TopicPartition,
+        layout: Layout,
+    ) -> None:
+        self._layout = layout
+        self._outputs = layout.outputs(source.partition)
+        self._ledger_offset = -1
+        # As unambiguous as the key of the ledger: neither groups nor topics have a slash.
+        transactional_id = f"{group}/{source.topic}-{source.partition}"
+        super().__init__(settings, transactional_id, group, source, self._outputs.all())
+
+    async def send(self, outcome: BatchOutcome) -> None:
+        """Begin a transaction and write the outcome; every record is acknowledged on return.
+
+        Raises:
+            StepFailed: if this machine's clock and the broker's disagree.
+        """
+        await self.begin()
+        sent_ms = read_clock().unix_ms
+        entry, *_ = await all_of(
+            self._send(self._outputs.decisions, [_output(outcome.entry)]),
+            self._send(self._outputs.training, outcome.training),
+            self._send(self._outputs.quarantine, outcome.quarantine),
+            self._send(self._outputs.retractions, outcome.retractions),
+        )
+        self._ledger_offset = entry[0].offset
+        if self._ledger_offset < 0:
+            raise StepFailed("the broker did not say where the ledger entry is")
+        _check_clock(sent_ms, entry[0].timestamp)
+
+    async def send_offset(self, outcome: BatchOutcome) -> None:
+        """Put the next source offset, and a bookmark for a successor, into the transaction."""
+        bookmark = Bookmark(
+            ledger_partition=self._outputs.decisions.partition,
+            ledger_offset=self._ledger_offset,
+            hash=outcome.entry.hash,
+            scope=self._layout.scope,
+            partitions=self._layout.settled_counts,
+        )
+        offset = OffsetAndMetadata(outcome.batch.next_offset, bookmark.encode())
+        await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
+
+
+async def all_of(*awaitables: Any) -> list[Any]:
     """The results of all, after all have ended; the first failure is raised."""
     results = await asyncio.gather(*awaitables, return_exceptions=True)
     for result in results:

@@ -52,15 +52,24 @@ async def verify(
     policies: Sequence[Policy],
     on_progress: Callable[[int, int], None],
     is_signed: SignatureCheck | None = None,
+    earlier: Sequence[Config] = (),
 ) -> Verification:
     """Check every chain of the group; `on_progress` gets offsets done and offsets in all.
 
-    With `is_signed` every ledger entry must pass it.
+    With `is_signed` every ledger entry must pass it. `earlier` are configurations that were in
+    force before; of these, how content is read (`content` and `limits`) counts.
 
     Raises:
         BrokerUnavailable: if no broker answers.
-        ConfigError: if topics are missing, or if the policies are for several purposes.
+        ConfigError: if topics are missing, if the policies are for several purposes, or if content
+            belonged to other subjects under an earlier configuration.
     """
+    for before in earlier:
+        if _whose(before) != _whose(config):
+            raise ConfigError(
+                "content.key_is_subject and content.fields.subject must be the same in all "
+                "configurations: else the topics do not tell whose a record is"
+            )
     purposes = sorted({policy.purpose for policy in policies})
     if len(purposes) != 1:
         raise ConfigError(
@@ -69,7 +78,7 @@ async def verify(
         )
     settings = kafka_settings(config.kafka)
     layout = await read_layout(config)
-    subject = _Subject(config, settings, layout, policies, purposes[0], is_signed)
+    subject = _Subject(config, settings, layout, policies, purposes[0], is_signed, earlier)
     collect_garbage_rarely()
     total = await count_offsets(settings, config.topics.content, layout.content_partitions)
     done = 0
@@ -144,6 +153,13 @@ class _Subject:
     policies: Sequence[Policy]
     purpose: str
     is_signed: SignatureCheck | None
+    earlier: Sequence[Config]
+
+
+def _whose(config: Config) -> tuple[bool, str]:
+    """What tells whose a content record is."""
+    content = config.content
+    return content.key_is_subject, "" if content.key_is_subject else content.fields.subject
 
 
 class _ChainWalk:
@@ -160,7 +176,15 @@ class _ChainWalk:
         self._table = ConsentTable(layout.consent_partitions(partition))
         decode = content_decoder(config.content.fields, config.limits.max_depth)
         self._verifier = ChainVerifier(
-            gates_of_all_times(config, policies, partition, self._table),
+            [
+                gates_of_all_times(
+                    msgspec.structs.replace(config, content=each.content, limits=each.limits),
+                    policies,
+                    partition,
+                    self._table,
+                )
+                for each in (config, *subject.earlier)
+            ],
             self._table,
             verification,
             subject.is_signed,

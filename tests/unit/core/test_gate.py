@@ -279,6 +279,12 @@ def test_incoming_headers_are_kept_and_those_of_our_names_are_dropped() -> None:
     assert b"forged" not in dict(headers).values()
 
 
+def test_the_mark_of_a_redrive_does_not_go_on() -> None:
+    marked: Headers = [("a", b"1"), ("consentgate.redriven", b"1 content-quarantine-0@7")]
+    names = [name for name, _ in forwarded(content(headers=marked)).headers]
+    assert names == ["a", *OWN]
+
+
 def test_key_timestamp_and_value_are_forwarded_as_they_came() -> None:
     odd = b'\n{"created_at":0 , "x":"\\u0041", "id":"e","subject":"m1","kind":"k","visibility":"v"}'
     output = forwarded(content(value=odd, timestamp=12_345))
@@ -401,6 +407,11 @@ def test_the_headers_of_an_earlier_quarantining_are_replaced() -> None:
     output = quarantined(content(value=b"\xff", headers=stale))
     assert dict(output.headers)["__connect.errors.offset"] == b"100"
     assert "__connect.errors.task.id" not in dict(output.headers)
+
+
+def test_a_second_quarantining_keeps_the_mark_of_the_redrive() -> None:
+    mark = ("consentgate.redriven", b"1 content-quarantine-0@7")
+    assert mark in quarantined(content(value=b"\xff", headers=[mark])).headers
 
 
 def test_no_message_of_a_quarantined_record_shows_its_payload() -> None:

@@ -165,15 +165,18 @@ class Topics:
         subject_of: Callable[[Any], bytes] = key_of,
         policies: Sequence[Policy] | None = None,
         pseudonyms: Pseudonyms | None = None,
+        earlier: Sequence[ContentFields] = (),
     ) -> Verification:
         """What the verifier makes of it, with what else is given than what was in force."""
         table, verification = ConsentTable([0]), Verification()
         keys = self.pseudonyms if pseudonyms is None else pseudonyms
         given = [self.policy] if policies is None else policies
-        gates = {p.reference: gate(table, pseudonyms=keys, policy=p) for p in given}
-        verifier = ChainVerifier(
-            gates, table, verification, is_signed, Owners(subject_of, keys.forms)
-        )
+        gates = [
+            {p.reference: gate(table, None, keys, p, fields) for p in given}
+            for fields in (ContentFields(), *earlier)
+        ]
+        owners = Owners(subject_of, keys.forms)
+        verifier = ChainVerifier(gates, table, verification, is_signed, owners)
         if expired is not None:
             verifier.expired(expired)
         left = list(self.consent)
@@ -201,9 +204,10 @@ def gate(
     sign: Callable[[str], str] | None = None,
     pseudonyms: Pseudonyms = PLAIN,
     policy: Policy = POLICY,
+    fields: ContentFields = ContentFields(),  # noqa: B008 - Nobody changes it.
 ) -> Gate:
     chain = Chain("group", "content", 0, sign)
-    decode = content_decoder(ContentFields(), 64)
+    decode = content_decoder(fields, 64)
     transformer = Transformer(pseudonyms=pseudonyms)
     return Gate(chain, "consent", table, policy, decode, Limits(), True, transformer)
 
@@ -395,7 +399,7 @@ def test_an_output_of_another_outcome_is_found(role: str, what: str) -> None:
 
 def test_an_output_that_no_entry_accounts_for_is_found() -> None:
     verification = Verification()
-    verifier = ChainVerifier({}, ConsentTable([0]), verification, None, KEYED)
+    verifier = ChainVerifier([{}], ConsentTable([0]), verification, None, KEYED)
     verifier.surplus("t-0@9", "forwarded")
     assert findings(verification) == {
         "S7": ["t-0@9: forwarded, but no ledger entry accounts for it"]
@@ -404,13 +408,13 @@ def test_an_output_that_no_entry_accounts_for_is_found() -> None:
 
 def test_an_output_of_another_topic_is_not_passed_in_silence() -> None:
     verification = Verification()
-    ChainVerifier({}, ConsentTable([0]), verification, None, KEYED).foreign()
+    ChainVerifier([{}], ConsentTable([0]), verification, None, KEYED).foreign()
     assert unchecked(verification) == {"S7": {"outputs that name another content topic": 1}}
 
 
 def test_content_before_the_first_entry_is_not_passed_in_silence() -> None:
     verification = Verification()
-    verifier = ChainVerifier({}, ConsentTable([0]), verification, None, KEYED)
+    verifier = ChainVerifier([{}], ConsentTable([0]), verification, None, KEYED)
     verifier.skipped(0)
     assert unchecked(verification) == {}
     verifier.skipped(3)
@@ -457,7 +461,7 @@ def test_outputs_that_have_expired_are_told_apart_from_those_that_are_missing(
 
 def test_an_entry_that_is_none_is_found() -> None:
     verification = Verification()
-    ChainVerifier({}, ConsentTable([0]), verification, None, KEYED).unreadable("ledger-0@9")
+    ChainVerifier([{}], ConsentTable([0]), verification, None, KEYED).unreadable("ledger-0@9")
     assert findings(verification) == {
         "S7": ["ledger-0@9: there should be a ledger entry, but it is unreadable"]
     }
@@ -533,6 +537,22 @@ def test_a_forwarded_record_that_was_changed_is_found(change: dict[str, Any]) ->
     assert findings(made.verified()) == {
         "S1": ["t-0@0: the record is not the one that was decided"]
     }
+
+
+def test_what_was_decided_when_content_was_read_otherwise_is_read_so_again() -> None:
+    topics, otherwise = Topics(), ContentFields(kind="sort")
+    topics.choose("anna", Choice.GRANTED)
+    topics.gate = gate(topics.table, fields=otherwise)
+    topics.post("anna", "anna")
+    topics.gate = gate(topics.table)
+    topics.post("anna")
+    assert topics.verified().violations == 2
+    assert topics.verified(earlier=[ContentFields(), otherwise]).violations == 0
+    # What no reading gives is a violation under all of them.
+    topics.written[0].quarantine[0] = replace(topics.written[0].quarantine[0], value=b"{}")
+    assert topics.verified(earlier=[otherwise]).violations == 1
+    topics.edit_content(0, value=b"{")
+    assert topics.verified(earlier=[otherwise]).violations > 1
 
 
 def test_a_policy_that_is_not_given_is_told() -> None:
@@ -639,7 +659,7 @@ def test_a_frontier_that_is_left_out_goes_back() -> None:
     made = topics()
     verification = Verification()
     table = ConsentTable([0])
-    verifier = ChainVerifier({}, table, verification, None, KEYED)
+    verifier = ChainVerifier([{}], table, verification, None, KEYED)
     for number, written in enumerate(made.written):
         if number == 2:
             made.rewrite(2, lambda entry: entry["consent"].clear())

@@ -1,7 +1,47 @@
-"""What `verify` prints."""
+"""What `verify` prints, and what it refuses before it asks a broker."""
 
+import pytest
+
+from consentgate.config import Config, ContentConfig
+from consentgate.core.decode import ContentFields
 from consentgate.core.verify import Verification
-from consentgate.tools.verify import verification_lines
+from consentgate.errors import ConfigError
+from consentgate.policies import load_policy
+from consentgate.tools.verify import verification_lines, verify
+
+
+class Asked(Exception):
+    """A broker would have been asked."""
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "refused"),
+    [
+        (ContentConfig(), ContentConfig(key_is_subject=False), True),
+        (
+            ContentConfig(key_is_subject=False),
+            ContentConfig(key_is_subject=False, fields=ContentFields(subject="author")),
+            True,
+        ),
+        (ContentConfig(), ContentConfig(fields=ContentFields(subject="author")), False),
+        (ContentConfig(), ContentConfig(fields=ContentFields(kind="sort")), False),
+    ],
+)
+async def test_whose_content_is_must_not_have_changed(
+    now: ContentConfig, before: ContentConfig, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(_: Config) -> None:
+        raise Asked
+
+    monkeypatch.setattr("consentgate.tools.verify.read_layout", ask)
+    with pytest.raises(ConfigError if refused else Asked):
+        await verify(
+            Config(content=now),
+            [load_policy("opt-in")],
+            lambda done, total: None,
+            None,
+            [Config(content=before)],
+        )
 
 
 def test_it_says_that_nobody_was_exposed() -> None:
