@@ -18,10 +18,13 @@ from consentgate.kafka.guards import (
     topic_problems,
     with_declared,
 )
-from consentgate.kafka.murmur2 import murmur2
+from consentgate.kafka.murmur2 import home_partition
 from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
+
+CREATE_TOPICS = "Create them with consentgate topics create, and the same -c"
+"""What to do about topics that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,7 @@ class Layout:
         """Whether a consent record lies where its subject's content is not judged against it."""
         if self.scope == "global":
             return False
-        # The default partitioner of Kafka's clients: murmur2 without its sign bit.
-        home = (murmur2(subject) & 0x7FFFFFFF) % self.counts[self.topics.consent]
+        home = home_partition(subject, self.counts[self.topics.consent])
         return home != consent_partition
 
     def outputs(self, content_partition: int) -> OutputPartitions:
@@ -115,10 +117,7 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
     counts = await cluster.partition_counts(names)
     missing = [name for name in names if name not in counts]
     if missing:
-        raise ConfigError(
-            f"missing topics: {', '.join(missing)}. Create them with consentgate topics create, "
-            "and the same -c"
-        )
+        raise ConfigError(f"{missing_topics_text(missing)}. {CREATE_TOPICS}")
     told = await cluster.topic_configs(judged_settings(config))
     configs = with_declared(config, told)
     problems = topic_problems(config, configs)
@@ -139,6 +138,11 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         deletions_kept_ms(configs[topics.consent]),
         _untold(told),
     )
+
+
+def missing_topics_text(missing: Iterable[str]) -> str:
+    """That these topics are missing, for people."""
+    return f"missing topics: {', '.join(missing)}"
 
 
 async def refuse_changes(config: Config, cluster: Cluster, layout: Layout) -> list[str]:

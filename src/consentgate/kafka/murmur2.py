@@ -30,3 +30,8 @@ def murmur2(data: bytes) -> int:
         hashed = (hashed ^ rest) * _MULTIPLIER & _32_BITS
     hashed = (hashed ^ hashed >> 13) * _MULTIPLIER & _32_BITS
     return hashed ^ hashed >> 15
+
+
+def home_partition(key: bytes, partitions: int) -> int:
+    """Where the default partitioner of Kafka's clients puts a key: murmur2 without its sign bit."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
