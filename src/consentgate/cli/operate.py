@@ -117,7 +117,8 @@ def doctor(
     for finding in examination.judge(samples):
         show(finding)
     if fmt is Format.JSON:
-        print(orjson.dumps({severity: counts[severity] for severity in Severity}).decode())
+        summary = {str(severity): counts[severity] for severity in Severity}
+        print(orjson.dumps({"summary": summary}).decode())
     else:
         print(findings_line(counts))
     if not examination.answered:

@@ -18,6 +18,7 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import (
     AuthenticationFailedError,
+    IllegalSaslStateError,
     KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
@@ -185,7 +186,10 @@ def _failed(address: str, settings: KafkaSettings, error: Exception) -> Attempt:
         case UnsupportedSaslMechanismError():
             problem = f"{address} does not take kafka.sasl.mechanism {mechanism}"
             advice = "Set kafka.sasl.mechanism to one that the listener has enabled"
-        case TimeoutError() | KafkaConnectionError():
+        case IllegalSaslStateError():
+            problem = f"the listener at {address} is one without SASL"
+            advice = "Set kafka.security.protocol to PLAINTEXT or SSL, or name a listener with SASL"
+        case TimeoutError() | ConnectionResetError() | KafkaConnectionError():
             problem = f"something listens at {address}, but lets nobody in by {protocol}"
             advice = (
                 f"See whether kafka.security.protocol ({protocol}) is the listener's, and whether "

@@ -6,8 +6,16 @@ asked where it stands, and what it would refuse becomes a finding.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,8 +32,9 @@ from aiokafka.errors import (
 from consentgate.config import Config
 from consentgate.core.decode import consent_decoder
 from consentgate.core.ledger import Bookmark, Chain
-from consentgate.core.partition import StepFailed
+from consentgate.core.partition import Moment, StepFailed
 from consentgate.core.policy import Policy
+from consentgate.core.verify import BROKER_TIME
 from consentgate.errors import ConfigError
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import Cluster
@@ -338,7 +347,7 @@ class Doctor:
             found.append(error("settings", unfit.problem, f"{tool} {change}"))
         found += self._weak_settings(configs, told)
         if present and not found:
-            found.append(fine("settings", f"those of {listed(present)} are as they must be"))
+            found.append(fine("settings", f"as they must be: {listed(present)}"))
         return found
 
     def _weak_settings(
@@ -582,41 +591,32 @@ class Doctor:
         places = self._readable_places(topics.decisions, topics.consent)[:CLOCK_PLACES_MAX]
         if not places:
             return []
-        before = previous = read_clock()
+        asked = read_clock()
         extents = await ends.of(places)
-        newest, fresh = 0, False
-        async with AIOKafkaConsumer(
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            **self._settings.client,
-            **self._settings.consumer,
-        ) as consumer:
-            consumer.assign(places)
-            for place, extent in extents.items():
-                consumer.seek(place, max(extent.start, extent.high - NEWEST_OFFSETS))
-            began = read_clock()
-            while not fresh and read_clock().since_ms(began) < CLOCK_SECONDS * 1000:
-                # The client fetches ahead: what comes now may have been appended one poll ago.
-                before, previous = read_clock(), before
-                for record in await _polled(consumer, extents):
-                    stamped = getattr(record, "timestamp_type", 0) == 1
-                    place = TopicPartition(record.topic, record.partition)
-                    if stamped and record.offset < extents[place].high:
-                        newest = max(newest, record.timestamp)
-                    elif stamped:
-                        fresh = True
-                        if found := _skew(previous.unix_ms, record.timestamp):
-                            return [found]
+        newest = 0
+        async with (
+            AIOKafkaConsumer(
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                **self._settings.client,
+                **self._settings.consumer,
+            ) as consumer,
+            aclosing(_stamped(consumer, extents, asked)) as stamped,
+        ):
+            async for since, record in stamped:
+                if record.offset >= extents[TopicPartition(record.topic, record.partition)].high:
+                    agreed = fine("clock", "this machine's and the broker's agree to a second")
+                    return [_skew(since.unix_ms, record.timestamp) or agreed]
+                newest = max(newest, record.timestamp)
         if newest and (found := _skew(newest, newest)):
             return [found]
-        if fresh:
-            return [fine("clock", "this machine's and the broker's agree to a second")]
-        what = (
-            "no record is younger than this machine's clock; whether that runs ahead is not known"
-            if newest
-            else "not compared: there is no record that a broker has stamped"
-        )
+        what = "not compared: there is no record that a broker has stamped"
+        if newest:
+            what = (
+                "this machine's is not behind the broker's; whether it runs ahead is not known, "
+                "for nothing was appended just now"
+            )
         do = "Run consentgate doctor while content is decided: then a broker tells its time"
         return [warning("clock", what, do)]
 
@@ -753,17 +753,31 @@ def _sick_partitions(topic: str, survey: TopicSurvey, least: int) -> Iterator[Fi
         yield warning("replicas", f"{topic}-{listed(lagging)} has replicas out of sync", do)
 
 
-async def _polled(
-    consumer: AIOKafkaConsumer, extents: Mapping[TopicPartition, Extent]
-) -> list[Any]:
-    try:
-        fetched = await consumer.getmany(timeout_ms=LOOK_MS)
-    except UNREADABLE_ERRORS:
-        # What cannot be read tells no time; what comes after it may.
-        for place, extent in extents.items():
-            consumer.seek(place, extent.high)
-        return []
-    return [record for records in fetched.values() for record in records]
+async def _stamped(
+    consumer: AIOKafkaConsumer, extents: Mapping[TopicPartition, Extent], asked: Moment
+) -> AsyncGenerator[tuple[Moment, Any], None]:
+    """The newest records with a broker's time, then those that are appended for a while.
+
+    With each a moment before it was appended, as far as it was after `asked`.
+    """
+    consumer.assign(list(extents))
+    for place, extent in extents.items():
+        consumer.seek(place, max(extent.start, extent.high - NEWEST_OFFSETS))
+    before, ends_at = asked, asked.monotonic_ms + CLOCK_SECONDS * 1000
+    while (now := read_clock()).monotonic_ms < ends_at:
+        try:
+            fetched = await consumer.getmany(timeout_ms=LOOK_MS)
+        except UNREADABLE_ERRORS:
+            # What cannot be read tells no time; what comes after it may.
+            for place, extent in extents.items():
+                consumer.seek(place, extent.high)
+            continue
+        for records in fetched.values():
+            for record in records:
+                if getattr(record, "timestamp_type", 0) == BROKER_TIME:
+                    yield before, record
+        # The client fetches ahead: what comes next may have been appended during this poll.
+        before = now
 
 
 def _skew(since_ms: int, stamped_ms: int) -> Finding | None:
