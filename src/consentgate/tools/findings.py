@@ -65,8 +65,8 @@ def placed(topic: str, placement: Placement, *, in_scope: bool) -> Iterator[Find
         yield error(
             "partitioner",
             f"{topic}: {_percent(right, placement.keys)} of {count(placement.keys, 'key')} lie "
-            f"where murmur2 puts them ({shares}), so not {placement.example}: content and consent "
-            f"of the others do not meet; {'it is ' + name if name else 'neither fits alone'}",
+            f"where murmur2 puts them ({shares}): content and consent of the others, such as "
+            f"{placement.example}, do not meet; {'it is ' + name if name else 'neither fits alone'}",
             OTHERS[name][1] + ", then append the records anew in a new topic"
             if name
             else "See which producers write there, and since when it has so many partitions; all "
@@ -111,8 +111,8 @@ def content_formats(topic: str, sample: ContentSample) -> Iterator[Finding]:
             "content records",
             f"{topic}: {bad:,} of {sample.records:,} sampled are for quarantine: "
             f"{_with_examples(reasons)}",
-            "Compare one with content.fields and limits in the configuration, and correct its "
-            f"producer.{framed}",
+            "Ask consentgate explain about one, compare it with content.fields and limits, and "
+            f"correct its producer.{framed}",
         )
     elif sample.records:
         yield fine("content records", f"all of {sample.records:,} sampled can be decoded")
@@ -125,12 +125,15 @@ def keys(sample: ContentSample, *, key_is_subject: bool) -> Iterator[Finding]:
     others = sample.decoded - sample.keyed_by_subject
     if key_is_subject and others:
         place = sample.reasons.first.get(Reason.SUBJECT_MISMATCH, "")
+        severity = _worse_than_half(others, sample.decoded)
         yield Finding(
-            _worse_than_half(others, sample.decoded),
+            severity,
             "keys",
             f"content.key_is_subject is true, but {others:,} of {sample.decoded:,} sampled have "
             f"another key than their subject, or none, such as {place}; they are quarantined",
-            "Key content by its subject, or set content.key_is_subject: false",
+            "Key content by its subject, or set content.key_is_subject: false"
+            if severity is Severity.ERROR
+            else "Correct the producer of these: the key must be the subject, byte for byte",
         )
     elif not key_is_subject and sample.decoded and not others:
         yield fine(
