@@ -22,6 +22,7 @@ from consentgate.kafka.clock import read_clock
 from consentgate.policies import load_policy
 from consentgate.service.worker import Worker
 from consentgate.tools import doctor as doctor_module
+from consentgate.tools import group_checked
 from consentgate.tools.doctor import Doctor
 from consentgate.tools.findings import Finding, Severity
 from harness import (
@@ -57,8 +58,8 @@ USUAL = {
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_module, "STUCK_SECONDS", 0.3)
-    monkeypatch.setattr(doctor_module, "CLOCK_SECONDS", 0.3)
+    monkeypatch.setattr(group_checked, "STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(group_checked, "CLOCK_SECONDS", 0.3)
 
 
 async def all_findings(site: Site, policy: str | None = None, sample: int = 1_000) -> list[Finding]:
@@ -148,7 +149,7 @@ async def test_the_doctor_leaves_everything_as_it_was(make_site: SiteFactory) ->
 async def test_members_are_told_and_the_clocks_compared_while_a_worker_works(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_module, "CLOCK_SECONDS", 10.0)
+    monkeypatch.setattr(group_checked, "CLOCK_SECONDS", 10.0)
     site = await make_site("working", partitions=2)
     await fill(site)
     async with working(site) as running:
@@ -437,14 +438,14 @@ async def test_decisions_under_another_policy_are_told(make_site: SiteFactory) -
 async def test_a_clock_that_is_wrong_is_an_error(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch, ahead_ms: int
 ) -> None:
-    monkeypatch.setattr(doctor_module, "CLOCK_SECONDS", 10.0)
+    monkeypatch.setattr(group_checked, "CLOCK_SECONDS", 10.0)
     site = await make_site("clock")
 
     def wrong() -> Moment:
         now = read_clock()
         return Moment(now.unix_ms + ahead_ms, now.monotonic_ms)
 
-    for module in (sink, doctor_module):
+    for module in (sink, group_checked):
         monkeypatch.setattr(module, "read_clock", wrong)
 
     async def append() -> None:
@@ -626,10 +627,10 @@ async def test_a_check_that_breaks_is_a_finding(
 
     site = await make_site("broken")
     await fill(site)
-    monkeypatch.setattr(doctor_module, "survey_group", broken)
+    monkeypatch.setattr(group_checked, "survey_group", broken)
     found = await the_finding(site)
     assert (found.severity, found.check) == ("warning", "group")
     assert found.what == "not checked: RuntimeError"
     monkeypatch.setattr(doctor_module, "CHECK_SECONDS_MAX", 3.0)
-    monkeypatch.setattr(doctor_module, "survey_group", silent)
+    monkeypatch.setattr(group_checked, "survey_group", silent)
     assert "no answer within" in (await the_finding(site)).what

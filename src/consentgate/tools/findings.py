@@ -9,13 +9,9 @@ import msgspec
 
 from consentgate.core.model import Reason
 from consentgate.core.policy import Policy
-from consentgate.tools.sampling import (
-    OTHERS,
-    ConsentSample,
-    ContentSample,
-    Examples,
-    Placement,
-)
+from consentgate.tools.sampling import OTHERS, ConsentSample, ContentSample, Examples, Placement
+
+AGAIN = "Run consentgate doctor again when that is put right"
 
 LISTED_MAX = 8
 """How many names are listed at once."""
@@ -59,6 +55,7 @@ def placed(topic: str, placement: Placement, *, in_scope: bool) -> Iterator[Find
     else:
         right = placement.keys - placement.misplaced
         name = placement.guess()
+        verdict = "neither fits alone" if name is None else f"it is {name}"
         shares = ", ".join(
             f"{other} {_percent(placement.by_other[other], placement.keys)}" for other in OTHERS
         )
@@ -66,7 +63,7 @@ def placed(topic: str, placement: Placement, *, in_scope: bool) -> Iterator[Find
             "partitioner",
             f"{topic}: {_percent(right, placement.keys)} of {count(placement.keys, 'key')} lie "
             f"where murmur2 puts them ({shares}): content and consent of the others, such as "
-            f"{placement.example}, do not meet; {'it is ' + name if name else 'neither fits alone'}",
+            f"{placement.example}, do not meet; {verdict}",
             OTHERS[name][1] + ", then append the records anew in a new topic"
             if name
             else "See which producers write there, and since when it has so many partitions; all "
