@@ -82,7 +82,7 @@ def doctor(
     policy_name: PolicyOption = None,
     sample: Annotated[
         int,
-        typer.Option(min=1, help="How many records of the content and of the consent topic."),
+        typer.Option(min=1, help="How many of the newest records of content and of consent."),
     ] = 10_000,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")
