@@ -102,6 +102,17 @@ async def refusal(site: Site) -> str:
     return str(refused.value)
 
 
+async def delete(site: Site, topic: str) -> None:
+    """Delete a topic, and wait until the broker has forgotten it."""
+    await site.probe.admin.delete_topics([topic])
+
+    async def is_gone() -> bool:
+        (found,) = await site.probe.admin.describe_topics([topic])
+        return bool(found["error_code"])
+
+    await until(is_gone, "the topic is gone")
+
+
 async def fill(site: Site, people: Iterable[str] = PEOPLE) -> None:
     people = list(people)
     await site.feed.many(site.consent, map(consent, people))
@@ -178,7 +189,7 @@ async def test_the_command_prints_each_finding_and_exits_with_0_or_1(
     assert last["summary"]["warning"] == sum(f["severity"] == "warning" for f in found) > 0
     # One replica is a warning already.
     assert (await run_python(*command, "--strict"))[0] == EXIT_FOUND
-    await site.probe.admin.delete_topics([site.config.topics.retractions])
+    await delete(site, site.config.topics.retractions)
     exit_code, out, _ = await run_python(*command)
     assert exit_code == EXIT_FOUND
     assert f"error    topics: missing topics: {site.config.topics.retractions}\n" in out
@@ -237,7 +248,7 @@ def configured(site: Site, **sections: Any) -> Site:
 
 async def test_a_missing_topic_is_named_as_a_start_names_it(make_site: SiteFactory) -> None:
     site = await make_site("missing")
-    await site.probe.admin.delete_topics([site.config.topics.quarantine])
+    await delete(site, site.config.topics.quarantine)
     found = await the_finding(site)
     assert (found.severity, found.check) == ("error", "topics")
     assert found.what == f"missing topics: {site.config.topics.quarantine}"
