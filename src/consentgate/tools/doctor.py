@@ -187,7 +187,8 @@ class Doctor:
                 unread = await _isolated("sample", taste)
                 found += unread
                 read |= set() if unread else {topic}
-        on_progress(len(tasters) * number, len(tasters) * number)
+        if read:
+            on_progress(len(tasters) * number, len(tasters) * number)
         return Samples(
             content if topics.content in read else None,
             consent if topics.consent in read else None,
