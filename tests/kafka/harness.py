@@ -59,6 +59,7 @@ SETTLE_SECONDS = 0.1
 # Kafka's numbers for what an access control list is made of.
 _TOPIC, _LITERAL = 2, 3
 _ALL, _DESCRIBE_CONFIGS = 2, 10
+READ, WRITE, DESCRIBE = 3, 4, 8
 _DENY, _ALLOW = 2, 3
 
 
@@ -269,8 +270,7 @@ class Probe:
 
     async def hide_configs(self, topic: str) -> None:
         """Let nobody read the topic's settings any more; all else stays allowed."""
-        for operation, permission in ((_ALL, _ALLOW), (_DESCRIBE_CONFIGS, _DENY)):
-            await self._create_acl(topic, operation, permission)
+        await self.deny(topic, _DESCRIBE_CONFIGS)
 
         async def is_hidden() -> bool:
             asked = ConfigResource(ConfigResourceType.TOPIC, topic)
@@ -278,6 +278,11 @@ class Probe:
             return bool(response.resources[0][0] == TopicAuthorizationFailedError.errno)
 
         await until(is_hidden, "the settings are hidden")
+
+    async def deny(self, topic: str, operation: int) -> None:
+        """Let nobody do this with the topic any more; all else stays allowed."""
+        for each, permission in ((_ALL, _ALLOW), (operation, _DENY)):
+            await self._create_acl(topic, each, permission)
 
     async def _create_acl(self, topic: str, operation: int, permission: int) -> None:
         # The client has the request, and no method for it.

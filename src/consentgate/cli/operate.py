@@ -2,21 +2,32 @@
 
 import asyncio
 import sys
+from collections import Counter
 from typing import Annotated
 
 import msgspec
 import orjson
 import typer
 
-from consentgate.cli.options import ConfigOption, Format, FormatOption, PolicyOption, configured
+from consentgate.cli.options import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    PolicyOption,
+    configured,
+    run_with_progress,
+)
 from consentgate.config import load_config
 from consentgate.demo.show import run_demo
+from consentgate.errors import EXIT_FOUND, EXIT_UNAVAILABLE
 from consentgate.kafka.cluster import Cluster, TopicPlan
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.settings import kafka_settings
 from consentgate.service.logs import configure_logs
 from consentgate.service.worker import Summary, Worker
 from consentgate.tools.broker import run_foreground
+from consentgate.tools.doctor import Doctor
+from consentgate.tools.findings import Finding, Severity, finding_lines, findings_line
 
 commands = typer.Typer()
 topics = typer.Typer(
@@ -63,6 +74,57 @@ def run(
 
     summary = asyncio.run(work())
     _print_summary(summary, fmt)
+
+
+@commands.command()
+def doctor(
+    config_path: ConfigOption = None,
+    policy_name: PolicyOption = None,
+    sample: Annotated[
+        int,
+        typer.Option(min=1, help="How many of the newest records of content and of consent."),
+    ] = 10_000,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")
+    ] = False,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Check everything that usually goes wrong. Exit 1 on errors.
+
+    It only reads: nothing is written, joined or committed. Each finding says what to do.
+
+    Example: consentgate doctor -c consentgate.yaml --policy linkedin
+    """
+    config, policy = configured(config_path, policy_name)
+    examination = Doctor(config, policy)
+    counts: Counter[Severity] = Counter()
+
+    def show(finding: Finding) -> None:
+        counts[finding.severity] += 1
+        if fmt is Format.JSON:
+            print(msgspec.json.encode(finding).decode(), flush=True)
+        else:
+            print("\n".join(finding_lines(finding)), flush=True)
+
+    async def look() -> None:
+        async for finding in examination.look():
+            show(finding)
+
+    asyncio.run(look())
+    samples = run_with_progress(
+        "sample", lambda on_progress: examination.sample(sample, on_progress)
+    )
+    for finding in examination.judge(samples):
+        show(finding)
+    if fmt is Format.JSON:
+        summary = {str(severity): counts[severity] for severity in Severity}
+        print(orjson.dumps({"summary": summary}).decode())
+    else:
+        print(findings_line(counts))
+    if not examination.answered:
+        raise typer.Exit(EXIT_UNAVAILABLE)
+    if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]):
+        raise typer.Exit(EXIT_FOUND)
 
 
 @commands.command()

@@ -17,6 +17,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.core.ledger import Bookmark
@@ -90,7 +91,9 @@ class Cluster:
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Number of partitions of those topics that exist."""
         async with closing_unanswered(self._admin._client):
-            described = await self._admin.describe_topics(list(topics))
+            # The client's own way to ask lets a broker create what is missing, where it may.
+            request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+            described = (await self._admin._send_request(request)).to_object()["topics"]
         return {
             topic["topic"]: len(topic["partitions"])
             for topic in described

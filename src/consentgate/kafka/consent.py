@@ -202,8 +202,7 @@ class ConsentView:
         # The end for readers of committed records is the last stable offset.
         stable = await self._reader.end_offsets([self._at(p) for p in behind])
         return "; ".join(
-            f"{self._topic}-{p}: an open transaction hides what was appended from offset "
-            f"{stable[self._at(p)]} on, up to {high[p]}"
+            hidden_text(self._at(p), stable[self._at(p)], high[p])
             if table.frontier[p] >= stable[self._at(p)]
             else f"{self._topic}-{p}: read up to offset {table.frontier[p]} of {high[p]}"
             for p in behind
@@ -495,6 +494,14 @@ class ConsentView:
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
+
+
+def hidden_text(place: TopicPartition, stable: int, high: int) -> str:
+    """That a transaction is open in a partition, and what it hides, for people."""
+    return (
+        f"{place.topic}-{place.partition}: an open transaction hides what was appended from "
+        f"offset {stable} on, up to {high}"
+    )
 
 
 def _change(partition: int, record: Any, after: Holding | None) -> ConsentChange:

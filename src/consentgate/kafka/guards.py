@@ -1,6 +1,7 @@
 """What the topics must be like, checked at the start and created by `consentgate topics create`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from consentgate.config import Config, Topics
 from consentgate.errors import ConfigError
@@ -17,6 +18,16 @@ _NO_BOUND = str(2**63 - 1)
 _LEDGER = {"cleanup.policy": "delete", "retention.ms": _FOR_EVER, "retention.bytes": _FOR_EVER}
 
 ConfigsOfTopic = Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class UnfitSetting:
+    """A setting of a topic that is not as it must be."""
+
+    topic: str
+    name: str
+    needed: str
+    problem: str
 
 
 def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
@@ -46,8 +57,19 @@ def plan_topics(config: Config, partitions: int) -> list[TopicPlan]:
 
 def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> list[str]:
     """What is wrong with the settings of the topics; each names topic, setting and remedy."""
-    problems = [
-        f"topic {topic}: {name} is {configs[topic].get(name)}, but must be {needed}: {_WHY[name]}"
+    return [unfit.problem for unfit in unfit_settings(config, configs)]
+
+
+def unfit_settings(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> list[UnfitSetting]:
+    """The settings of the topics that are not as they must be."""
+    unfit = [
+        UnfitSetting(
+            topic,
+            name,
+            needed,
+            f"topic {topic}: {name} is {configs[topic].get(name)}, but must be {needed}: "
+            f"{_WHY[name]}",
+        )
         for topic, needs in _required(config.topics).items()
         for name, needed in needs.items()
         if configs[topic].get(name) != needed
@@ -56,11 +78,12 @@ def topic_problems(config: Config, configs: Mapping[str, ConfigsOfTopic]) -> lis
         for name, bound in bounds.items():
             value = configs[topic].get(name)
             if value is not None and int(value) < bound:
-                problems.append(
+                problem = (
                     f"topic {topic}: {name} is {value}, but must be at least {bound}: the broker "
                     "would refuse records that the limits allow"
                 )
-    return problems
+                unfit.append(UnfitSetting(topic, name, str(bound), problem))
+    return unfit
 
 
 def judged_settings(config: Config) -> dict[str, list[str]]:

@@ -18,10 +18,13 @@ from consentgate.kafka.guards import (
     topic_problems,
     with_declared,
 )
-from consentgate.kafka.murmur2 import murmur2_of_each
+from consentgate.kafka.murmur2 import murmur2_of_each, partition_of_hash
 from consentgate.kafka.settings import kafka_settings
 
 Scope = Literal["partition", "global"]
+
+CREATE_TOPICS = "Create them with consentgate topics create, and the same -c"
+"""What to do about topics that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,10 @@ class Layout:
         if self.scope == "global":
             return []
         count = self.counts[self.topics.consent]
-        # The default partitioner of Kafka's clients: murmur2 without its sign bit.
         return [
             subject
             for subject, hashed in murmur2_of_each(subjects)
-            if (hashed & 0x7FFFFFFF) % count != consent_partition
+            if partition_of_hash(hashed, count) != consent_partition
         ]
 
     def outputs(self, content_partition: int) -> OutputPartitions:
@@ -119,10 +121,7 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
     counts = await cluster.partition_counts(names)
     missing = [name for name in names if name not in counts]
     if missing:
-        raise ConfigError(
-            f"missing topics: {', '.join(missing)}. Create them with consentgate topics create, "
-            "and the same -c"
-        )
+        raise ConfigError(f"{missing_topics_text(missing)}. {CREATE_TOPICS}")
     told = await cluster.topic_configs(judged_settings(config))
     configs = with_declared(config, told)
     problems = topic_problems(config, configs)
@@ -143,6 +142,11 @@ async def find_layout(config: Config, cluster: Cluster) -> Layout:
         deletions_kept_ms(configs[topics.consent]),
         _untold(told),
     )
+
+
+def missing_topics_text(missing: Iterable[str]) -> str:
+    """That these topics are missing, for people."""
+    return f"missing topics: {', '.join(missing)}"
 
 
 async def refuse_changes(config: Config, cluster: Cluster, layout: Layout) -> list[str]:

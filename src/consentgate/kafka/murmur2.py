@@ -76,3 +76,13 @@ def _hash_together(keys: Sequence[bytes]) -> Iterable[int]:
     hashed = (hashed ^ hashed >> 13 & mask) * _MULTIPLIER & mask
     hashed ^= hashed >> 15 & mask
     return unpack(f"<{number}Q", hashed.to_bytes(8 * number, "little"))
+
+
+def home_partition(key: bytes, partitions: int) -> int:
+    """Where the default partitioner of Kafka's clients puts a key."""
+    return partition_of_hash(murmur2(key), partitions)
+
+
+def partition_of_hash(hashed: int, partitions: int) -> int:
+    """The same, from the key's hash: murmur2 without its sign bit."""
+    return (hashed & 0x7FFFFFFF) % partitions

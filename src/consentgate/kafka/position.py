@@ -1,22 +1,52 @@
 """Where a partition goes on: its committed offset, and the ledger entry that goes with it."""
 
 import logging
+from collections.abc import Callable
+from typing import Protocol
 
 from aiokafka import TopicPartition
 
 from consentgate.core.ledger import GENESIS, Bookmark, Chain, LedgerRecord
 from consentgate.core.partition import Position, StepFailed
 from consentgate.errors import ConfigError
-from consentgate.kafka.clients import Clients
 from consentgate.kafka.clock import read_clock
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.layout import Layout
 from consentgate.kafka.ledger import entry_at, last_entry
 from consentgate.kafka.reader import read_range
+from consentgate.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 
-async def read_position(clients: Clients, chain: Chain) -> Position:
+class Ranges(Protocol):
+    """Tells how far the content partitions go."""
+
+    async def range(self, partition: int) -> tuple[int, int]:
+        """The first offset that the log still holds, and the last stable offset."""
+
+
+class Sources(Protocol):
+    """What a position is read from."""
+
+    @property
+    def settings(self) -> KafkaSettings: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def source(self) -> Ranges: ...
+    @property
+    def cluster(self) -> Cluster: ...
+    @property
+    def consent_gap_ms_max(self) -> int | None: ...
+
+
+async def read_position(
+    clients: Sources, chain: Chain, on_expired: Callable[[str], None] = log.warning
+) -> Position:
     """The position after the chain's last committed transaction; the producer is fenced by now.
+
+    `on_expired` is told, for people, which offsets are gone that nobody has decided.
 
     A committed offset without a bookmark was set by somebody else; an entry without an offset is
     what is left where the group's offsets have expired. Either must agree with the other.
@@ -26,10 +56,11 @@ async def read_position(clients: Clients, chain: Chain) -> Position:
         ConfigError: if consent changes may have been compacted away before they were read.
     """
     partition = chain.partition
-    log_start, log_end = await clients.source.range(partition)
     # Not the consumer's own way to ask, which takes "not the coordinator" for "never committed".
     found = await clients.cluster.bookmarks(chain.group, chain.topic, [partition])
     committed, bookmark = found.get(partition, (None, None))
+    # In this order, also for one who looks on while the partition's owner commits.
+    log_start, log_end = await clients.source.range(partition)
     entry = await _last_ledger_entry(clients, chain, bookmark)
     if entry is None:
         next_offset = log_start if committed is None else committed
@@ -49,18 +80,15 @@ async def read_position(clients: Clients, chain: Chain) -> Position:
             f"{position.next_offset}: it was truncated or made anew"
         )
     if position.next_offset < log_start:
-        log.warning(
-            "%s-%d: offsets %d to %d expired before they were decided",
-            chain.topic,
-            partition,
-            position.next_offset,
-            log_start - 1,
+        on_expired(
+            f"{chain.topic}-{partition}: offsets {position.next_offset} to {log_start - 1} "
+            "expired before they were decided"
         )
     return position
 
 
 async def _last_ledger_entry(
-    clients: Clients, chain: Chain, bookmark: Bookmark | None
+    clients: Sources, chain: Chain, bookmark: Bookmark | None
 ) -> LedgerRecord | None:
     """The chain's last entry: where the bookmark says, else searched for in the whole topic."""
     topic = clients.layout.topics.decisions
@@ -77,7 +105,7 @@ async def _last_ledger_entry(
     return entry
 
 
-async def _refuse_consent_gap(clients: Clients, entry: LedgerRecord) -> None:
+async def _refuse_consent_gap(clients: Sources, entry: LedgerRecord) -> None:
     """Refuse to go on where the topic's retention may have removed changes that nobody read.
 
     What was appended since the entry is as old as the entry at most. It is all still there if the

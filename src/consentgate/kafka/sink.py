@@ -180,7 +180,7 @@ class TransactionalSink(TransactionalProducer):
         self._ledger_offset = entry[0].offset
         if self._ledger_offset < 0:
             raise StepFailed("the broker did not say where the ledger entry is")
-        _check_clock(sent_ms, entry[0].timestamp)
+        check_clock(sent_ms, entry[0].timestamp)
 
     async def send_offset(self, outcome: BatchOutcome) -> None:
         """Put the next source offset, and a bookmark for a successor, into the transaction."""
@@ -208,8 +208,12 @@ def _output(entry: LedgerEntry) -> Output:
     return Output(read_clock().unix_ms, entry.key, entry.value, [])
 
 
-def _check_clock(sent_ms: int, appended_ms: int) -> None:
-    """Compare with the broker's clock, which has just stamped the ledger entry."""
+def check_clock(sent_ms: int, appended_ms: int) -> None:
+    """Compare with the broker's clock, which has stamped a record since `sent_ms`.
+
+    Raises:
+        StepFailed: if this machine's clock and the broker's disagree.
+    """
     acknowledged_ms = read_clock().unix_ms
     if appended_ms < 0:
         return

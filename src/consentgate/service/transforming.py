@@ -8,16 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 
 from consentgate.core.transform import Transformer, Work
 
 CHUNK_RECORDS_MIN = 32
 """Fewer are not worth a process of their own."""
-
-
-class PoolStopped(Exception):
-    """The worker ends; nobody waits for what was to be transformed."""
 
 
 class TransformPool:
@@ -27,7 +23,7 @@ class TransformPool:
         self._transformer = transformer
         self._processes = processes or os.cpu_count() or 1
         self._executor: ProcessPoolExecutor | None = None
-        self._stopping: Event | None = None
+        self._lifeline: Connection | None = None
 
     async def transform(self, works: Sequence[Work]) -> list[bytes | None]:
         """The transformed values in the order of the works; None for what cannot be transformed.
@@ -46,44 +42,44 @@ class TransformPool:
             )
         except BrokenProcessPool:
             if self._executor is executor:
-                self._executor = None
-            executor.shutdown(wait=False, cancel_futures=True)
+                self.stop()
             raise
         return [value for chunk in done for value in chunk]
 
     def stop(self) -> None:
-        """End the processes after the record that each has in hand."""
-        if self._stopping is not None:
-            self._stopping.set()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        """End the processes, whatever they have in hand: nobody waits for it any more."""
+        executor, self._executor = self._executor, None
+        if self._lifeline is not None:
+            self._lifeline.close()
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
         # Not forked: a copy of this process would hold its connections and its table of subjects.
         context = get_context("spawn")
-        self._stopping = context.Event()
-        known = self._transformer, self._stopping
+        theirs, self._lifeline = context.Pipe(duplex=False)
+        known = self._transformer, theirs
         return ProcessPoolExecutor(self._processes, context, _begin, known)
 
 
 _transformer = Transformer()
-_stopping: Event | None = None
 """Of a process of the pool."""
 
 
-def _begin(transformer: Transformer, stopping: Event) -> None:
-    global _transformer, _stopping
-    _transformer, _stopping = transformer, stopping
+def _begin(transformer: Transformer, lifeline: Connection) -> None:
+    global _transformer  # noqa: PLW0603 - A pool hands nothing else to what it calls.
+    _transformer = transformer
     # The worker puts the pool away itself after a Ctrl-C, which reaches this process, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_pool, args=[lifeline], daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    # A worker that is killed puts nothing away, and its queues stay open in here.
+def _end_with_pool(lifeline: Connection) -> None:
+    # A worker that is killed puts nothing away, and its queues stay open in here. And a process
+    # that is killed may leave a queue locked for ever, on which the others would wait.
     parent = parent_process()
     assert parent is not None, "a process of the pool has a parent"
-    connection.wait([parent.sentinel])
+    connection.wait([parent.sentinel, lifeline])
     os._exit(0)
 
 
@@ -92,9 +88,6 @@ def _transform(works: Sequence[Work]) -> list[bytes | None]:
 
 
 def _transform_one(work: Work) -> bytes | None:
-    # Nobody waits for it any more, but the interpreter would, when the worker ends.
-    if _stopping is not None and _stopping.is_set():
-        raise PoolStopped
     try:
         return _transformer.value(work)
     except Exception:

@@ -36,7 +36,12 @@ from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import UNANSWERED, Cluster
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
-from consentgate.kafka.layout import Layout, find_layout, refuse_changes
+from consentgate.kafka.layout import (
+    Layout,
+    find_layout,
+    missing_topics_text,
+    refuse_changes,
+)
 from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
 from consentgate.memory import collect_garbage_rarely, keep_freed_memory
@@ -349,7 +354,7 @@ class Worker:
                 if not missing:
                     self._broker_answered_at = found_at = now
                 elif now - found_at > MISSING_SECONDS_MAX:
-                    raise ConfigError(f"missing topics: {', '.join(missing)}")
+                    raise ConfigError(missing_topics_text(missing))
             self._refuse_broken_clients()
             await asyncio.sleep(WATCH_SECONDS)
 

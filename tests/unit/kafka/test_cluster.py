@@ -14,6 +14,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.protocol.metadata import MetadataRequest_v5, MetadataResponse_v5
 from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.errors import ConfigError
@@ -115,3 +116,21 @@ async def test_settings_that_cannot_be_read_for_another_reason_are_refused(
     cluster = cluster_that_tells(monkeypatch, UnknownTopicOrPartitionError.errno)
     with pytest.raises(UnknownTopicOrPartitionError):
         await cluster.topic_configs(["one", "two"])
+
+
+# Topics that are missing.
+
+
+async def test_a_topic_that_is_asked_for_is_not_created(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A broker may create what the client's own question names, with settings of its choice.
+    cluster, asked = Cluster(kafka_settings({})), []
+
+    async def answer(request: Any) -> MetadataResponse_v5:
+        asked.append(request.build(MetadataRequest_v5))
+        missing = UnknownTopicOrPartitionError.errno
+        return MetadataResponse_v5(0, [], "cluster", 1, [(missing, "one", False, [])])
+
+    monkeypatch.setattr(cluster._admin, "_send_request", answer)
+    assert await cluster.partition_counts(["one"]) == {}
+    (request,) = asked
+    assert request.allow_auto_topic_creation is False

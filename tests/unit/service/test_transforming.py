@@ -14,7 +14,7 @@ import pytest
 
 from consentgate.core.policy import Basis, Rule
 from consentgate.core.transform import Transformer, Work
-from consentgate.service.transforming import CHUNK_RECORDS_MIN, PoolStopped, TransformPool
+from consentgate.service.transforming import CHUNK_RECORDS_MIN, TransformPool
 
 SLOW_SECONDS = 0.5
 RULE = Rule(("*",), Basis.OPT_OUT, redact=("email",))
@@ -61,6 +61,24 @@ async def test_after_the_death_of_a_process_there_are_others(pool: TransformPool
     assert await pool.transform(works("a")) == [b'{"body":"A"}']
 
 
+async def test_a_process_that_dies_takes_the_others_with_it(pool: TransformPool) -> None:
+    # It may die with a queue locked, on which the others would wait for ever.
+    await pool.transform(works(*"a" * 2 * CHUNK_RECORDS_MIN))
+    assert pool._executor is not None
+    first, second = (process.pid for process in pool._executor._processes.values())
+    assert first is not None
+    assert second is not None
+    os.kill(second, signal.SIGSTOP)
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(BrokenProcessPool):
+        await pool.transform(works("a"))
+    os.kill(second, signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while is_running(second):
+        assert time.monotonic() < deadline, "one has outlived the other"
+        await asyncio.sleep(0.05)
+
+
 async def test_a_pool_that_stops_does_not_finish_what_nobody_waits_for(
     pool: TransformPool,
 ) -> None:
@@ -71,7 +89,7 @@ async def test_a_pool_that_stops_does_not_finish_what_nobody_waits_for(
     while not executor._pending_work_items:  # noqa: ASYNC110 - Nobody tells when it has begun.
         await asyncio.sleep(0.01)
     pool.stop()
-    with pytest.raises((PoolStopped, asyncio.CancelledError)):
+    with pytest.raises((BrokenProcessPool, asyncio.CancelledError)):
         await slow
     began = time.monotonic()
     await asyncio.to_thread(executor.shutdown)
