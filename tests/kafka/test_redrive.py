@@ -1,6 +1,7 @@
 """What was set aside goes back to the content topic: once, and decided as if it were new."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -297,14 +298,23 @@ async def test_a_run_that_was_ended_is_gone_on_with(make_site: SiteFactory) -> N
     for share, number_of, status in ((4, signal.SIGINT, 130), (2, signal.SIGKILL, -9)):
         process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
 
-        async def is_under_way(least: int = number // share) -> bool:
+        async def is_under_way(
+            least: int = number // share, process: asyncio.subprocess.Process = process
+        ) -> bool:
+            # It stands still while it is looked at, and then in the midst of the transaction.
+            process.send_signal(signal.SIGSTOP)
             ends = await site.probe.ends(site.content, 2)
-            return sum(ends.high.values()) > least and ends.open(range(2))
+            if sum(ends.high.values()) > least and ends.open(range(2)):
+                return True
+            process.send_signal(signal.SIGCONT)
+            return False
 
         try:
             await until(is_under_way, "it has appended, and a transaction is open")
         finally:
             process.send_signal(number_of)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
             assert await process.wait() == status
     left = number - len(await content_of(site))
     assert 0 < left < number
