@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
@@ -44,9 +44,6 @@ OWN_HEADERS = frozenset((SOURCE_HEADER, CONSENT_HEADER, POLICY_HEADER, REDRIVEN_
 """Headers of these names do not go on as they came."""
 
 ERRORS_PREFIX = "__connect.errors."
-
-RUN_RECORDS = 256
-"""How many records are decided on in one go."""
 
 _key_of = attrgetter("key")
 _value_of = attrgetter("value")
@@ -176,12 +173,9 @@ class Gate:
         value means that it could not be done.
         """
         frontier = dict(self.table.frontier)
-        decisions: list[Decision] = []
-        offsets: list[int] = []
         training: list[Output] = []
         forwarded: list[Forwarded] = []
         quarantine: list[Output] = []
-        value_bytes = 0
         decide = self._decider(now_ms)
         forward = self._forwarder(frontier, now_ms, transformed)
 
@@ -198,14 +192,12 @@ class Gate:
                 quarantine.append(self._quarantined(record, made.reason, now_ms))
             return made
 
-        for run in _runs(batch.records):
-            values = list(map(_value_of, run))
-            value_bytes += sum(map(len, filter(None, values)))
-            offsets += map(_offset_of, run)
-            withheld = self._withheld_by_key(run, values, now_ms)
-            decisions += [
-                made or look_at(record) for record, made in zip(run, withheld, strict=True)
-            ]
+        values = list(map(_value_of, batch.records))
+        withheld = self._withheld_by_key(batch.records, values, now_ms)
+        decisions = [
+            made or look_at(record) for record, made in zip(batch.records, withheld, strict=True)
+        ]
+        offsets = list(map(_offset_of, batch.records))
         for offset in batch.unreadable:
             decisions.append(decision(Reason.UNDECODABLE, UNKNOWN_JURISDICTION))
             offsets.append(offset)
@@ -233,7 +225,7 @@ class Gate:
             entry=write_entry(self.chain, facts, previous),
             decisions=decisions,
             counts=Counter(decisions),
-            value_bytes=value_bytes,
+            value_bytes=sum(map(len, filter(None, values))),
         )
 
     def is_overtaken(
@@ -491,12 +483,6 @@ class Gate:
             "exception.message": _EXPLANATIONS[reason],
         }
         return [(ERRORS_PREFIX + name, value.encode()) for name, value in facts.items()]
-
-
-def _runs(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    """The records, few at a time: looked at several times, they stay in the processor's cache."""
-    for first in range(0, len(records), RUN_RECORDS):
-        yield records[first : first + RUN_RECORDS]
 
 
 class _Persons(dict[Holding | None, Person]):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from consentgate.core.consent import ConsentChange, ConsentTable, holding
 from consentgate.core.decide import Limits, headers_bytes
 from consentgate.core.decode import ContentDecoder, ContentFields, content_decoder
-from consentgate.core.gate import RUN_RECORDS, Batch, BatchOutcome, Gate, Output
+from consentgate.core.gate import Batch, BatchOutcome, Gate, Output
 from consentgate.core.ledger import GENESIS, Chain, read_codes, read_entry
 from consentgate.core.model import (
     UNREADABLE,
@@ -220,10 +220,7 @@ def test_judging_in_two_parts_gives_the_same_outcomes(batch: Batch, place: int) 
 def test_many_records_are_decided_on_as_each_would_be_alone() -> None:
     keys = [b"m1", b"m2", b"m3", b"m4", b"m1"]
     values = [value for value in VALUES if value]
-    number = 2 * RUN_RECORDS + 3
-    records = [
-        content(offset, key=keys[offset % 5], value=values[offset % 7]) for offset in range(number)
-    ]
+    records = [content(n, key=keys[n % 5], value=values[n % 7]) for n in range(100)]
     by = gate(STATES)
     outcome = judged(*records, by=by)
     assert list(outcome.decisions) == [by.decide(record, NOW_MS) for record in records]
