@@ -20,8 +20,8 @@ from throughput import Round, Throughput
 from topics import Topics
 
 REFERENCE = Path(__file__).with_name("reference.json")
-EVENTS = 300_000
-SUBJECTS = 20_000
+EVENTS = 1_000_000
+SUBJECTS = 50_000
 ROUNDS = 3
 SHARE_MIN = 0.75
 
