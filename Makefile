@@ -48,7 +48,7 @@ bench: $(STAMP) ## Compare with Kafka Streams and others, half an hour; ARGS=--q
 bench-check: $(STAMP) ## Fail where the throughput beside a plain loop has fallen by a quarter
 	$(BIN)/python benchmarks/check.py $(ARGS)
 
-scaling: $(STAMP) ## Measure how cost grows, twenty minutes; ARGS=--quick for a look
+scaling: $(STAMP) ## Measure how cost grows, ten minutes; ARGS=--quick for a look
 	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says

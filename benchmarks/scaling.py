@@ -371,7 +371,7 @@ def report(rows: Mapping[str, list[Row]], args: argparse.Namespace) -> None:
     )
     note = (
         f"{machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores with the broker "
-        f"on them; medians of {args.rounds} rounds"
+        f"on them; {'one round' if args.rounds == 1 else f'medians of {args.rounds} rounds'}"
     )
     for target in (RESULTS / "scaling.svg", *([PICTURE] if is_full else [])):
         write_panels(target, [_panel(FACTORS[name], of) for name, of in rows.items()], note)
