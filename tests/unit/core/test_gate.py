@@ -303,6 +303,13 @@ def test_nothing_of_a_withheld_record_leaves() -> None:
     assert reasons(outcome) == [Reason.WITHDRAWN]
 
 
+def test_nothing_of_a_record_leaves_that_is_withheld_for_its_content() -> None:
+    public = Policy("p", "ai-training", {}, (Rule(("*",), Basis.OPT_OUT, visibility=("public",)),))
+    outcome = judged(content(value=event(visibility="friends")), by=gate(policy=public))
+    assert (list(outcome.training), list(outcome.quarantine)) == ([], [])
+    assert reasons(outcome) == [Reason.NOT_PUBLIC]
+
+
 def test_nothing_broken_of_somebody_who_may_not_be_used_is_quarantined() -> None:
     record = content(value=b"\xff", headers=[("h", b"x" * 1_000)])
     outcome = judged(record, by=gate({b"m1": WITHDRAWN}))
