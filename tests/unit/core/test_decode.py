@@ -600,6 +600,12 @@ def test_consent_that_is_no_object_is_unreadable(value: bytes) -> None:
     assert unreadable(value) == "wrong-type"
 
 
+def test_consent_whose_path_leads_through_something_else_is_unreadable() -> None:
+    decode = consent_decoder(ConsentFields(adult="person.adult"), "ai-training", MAX_DEPTH)
+    value = consent()[:-1] + b', "person": "m1"}'
+    assert decode(b"m1", value) == (UNREADABLE, "wrong-type")
+
+
 @pytest.mark.parametrize(
     "value",
     [
