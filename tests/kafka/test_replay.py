@@ -32,8 +32,10 @@ PREFIX = "consentgate-replay-"
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    with structlog.testing.capture_logs():
+    with structlog.testing.capture_logs() as log:
         yield
+    # Shown where the test fails.
+    print(*log, sep="\n")
 
 
 def servers(kafka: EmbeddedKafka) -> dict[str, Any]:
