@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from arguments import parsed
 from backlog import Backlog
 from consentgate.tools.broker import EmbeddedKafka
 from contenders import BY_LATENCY, CONTENDERS, HERE, Contender, Forwards, Unavailable
@@ -140,18 +141,13 @@ def arguments() -> argparse.Namespace:
     """The command line; what `--quick` makes smaller can still be given."""
     names = sorted({contender.name for contender in (*CONTENDERS, *BY_LATENCY)})
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test; no figures to be used")
     parser.add_argument("--events", type=int, help=f"{FULL['events']:,} by default")
     parser.add_argument("--subjects", type=int, help=f"{FULL['subjects']:,} by default")
     parser.add_argument("--rounds", type=int, help=f"{FULL['rounds']} by default")
     parser.add_argument("--latency-seconds", type=float, help="of each measurement of latency")
     parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="NAME")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    args = parser.parse_args()
-    for name, value in (QUICK if args.quick else FULL).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    return args
+    return parsed(parser, FULL, QUICK)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from arguments import parsed
 from consentgate.tools.broker import EmbeddedKafka
 from contenders import CONSENTGATE, HERE, Forwards
 from peers.task import PARTITIONS, Task
@@ -412,7 +413,6 @@ def _panel(factor: Factor, rows: list[Row]) -> Panel:
 def arguments() -> argparse.Namespace:
     """The command line; what `--quick` makes smaller can still be given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test; no figures to be used")
     parser.add_argument("--events", type=int, help=f"of the base case: {FULL['events']:,}")
     parser.add_argument("--rounds", type=int, help=f"{FULL['rounds']} by default")
     parser.add_argument(
@@ -423,11 +423,7 @@ def arguments() -> argparse.Namespace:
         metavar="FACTOR",
         help=f"of {', '.join(FACTORS)}",
     )
-    args = parser.parse_args()
-    for name, value in (QUICK if args.quick else FULL).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    return args
+    return parsed(parser, FULL, QUICK)
 
 
 def main() -> None:

@@ -439,8 +439,6 @@ class Gate:
             for partition, offset in frontier.items()
         }
 
-        subject_of = _key_of if self.key_is_subject else self._subject
-
         def forward(record: Record, made: Decision) -> tuple[Output, Forwarded]:
             assert made.consent_partition is not None, "a forward rests on somebody's consent state"
             headers: Headers = [
@@ -451,7 +449,7 @@ class Gate:
             if record.headers:
                 headers = [h for h in record.headers if h[0] not in OWN_HEADERS] + headers
             output = Output(record.timestamp, record.key, record.value, headers)
-            return output, (subject_of(record), record, None)
+            return output, (self._subject(record), record, None)
 
         return forward
 

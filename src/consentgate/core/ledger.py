@@ -164,14 +164,9 @@ def _encode_outcomes(facts: BatchFacts) -> dict[str, Any]:
     reasons = list(dict.fromkeys(made.reason for made in set(facts.decisions)))
     reasons.sort()
     code_of = {reason: code for code, reason in enumerate(reasons)}
-    codes: bytes | bytearray
-    if facts.offsets == list(range(facts.first, facts.last + 1)):
-        code_of_made = {made: code_of[made.reason] for made in set(facts.decisions)}
-        codes = bytes(map(code_of_made.__getitem__, facts.decisions))
-    else:
-        codes = bytearray([NO_RECORD]) * (facts.last - facts.first + 1)
-        for offset, made in zip(facts.offsets, facts.decisions, strict=True):
-            codes[offset - facts.first] = code_of[made.reason]
+    codes = bytearray([NO_RECORD]) * (facts.last - facts.first + 1)
+    for offset, made in zip(facts.offsets, facts.decisions, strict=True):
+        codes[offset - facts.first] = code_of[made.reason]
     packed = base64.b64encode(zlib.compress(codes)).decode()
     return {"reasons": [str(reason) for reason in reasons], "codes": packed}
 

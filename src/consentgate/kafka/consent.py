@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -22,7 +23,12 @@ from consentgate.kafka.reader import read_range
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.snapshots import Snapshots
 from consentgate.kafka.unanswered import closing_unanswered
-from consentgate.kafka.unreadable import UNREADABLE_ERRORS, UnreadableRecord, read_around
+from consentgate.kafka.unreadable import (
+    UNREADABLE_ERRORS,
+    UnreadableRecord,
+    read_around,
+    read_state,
+)
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +244,7 @@ class ConsentView:
                 if record.key is not None:
                     held = table.holdings.get(record.key)
                     if held is None or held.state is not UNREADABLE:
-                        state, _ = self._read(record)
+                        state, _ = read_state(self._decode, record)
                         held = None if state is None else holding(partition, state)
                     changes.append(_change(partition, record, held))
         return Changes(changes, frontier)
@@ -437,7 +443,7 @@ class ConsentView:
         """Subject and state of each record that has a key; what is wrong with any is said."""
         subjects = [record.key for record in records]
         if UnreadableRecord in map(type, records):
-            read = map(self._read, records)
+            read = map(read_state, repeat(self._decode), records)
         else:
             # The same for nearly all that there are, without a step between for each.
             read = map(self._decode, subjects, [record.value for record in records])
@@ -448,11 +454,6 @@ class ConsentView:
             if subject is not None:
                 changes.append((subject, state))
         return changes
-
-    def _read(self, record: Any) -> tuple[ConsentState | None, str | None]:
-        if isinstance(record, UnreadableRecord):
-            return UNREADABLE, "headers"
-        return self._decode(record.key, record.value)
 
     async def _read_around(self) -> dict[TopicPartition, list[Any]]:
         """What the partitions hold from their frontiers on, read leniently.

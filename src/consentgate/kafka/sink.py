@@ -138,10 +138,11 @@ class TransactionalProducer:
         for timestamp_ms, key, value, headers in outputs:
             if batch is None:
                 batch = self._producer.create_batch()
-            if not batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers):
+            record = {"timestamp": timestamp_ms, "key": key, "value": value, "headers": headers}
+            if batch.append(**record) is None:
                 yield batch
                 batch = self._producer.create_batch()
-                batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+                batch.append(**record)
         if batch is not None:
             yield batch
 

@@ -17,6 +17,9 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.record.util import decode_varint
 
+from consentgate.core.decode import ConsentDecoder
+from consentgate.core.model import UNREADABLE, ConsentState
+
 UNREADABLE_ERRORS = (CorruptRecordException, ValueError)
 """What a poll raises where a record cannot be read."""
 
@@ -32,6 +35,13 @@ class UnreadableRecord:
     key: bytes | None
     value: None = None
     headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None, str | None]:
+    """The state in a record of the consent topic, and what is wrong with the record, in a word."""
+    if isinstance(record, UnreadableRecord):
+        return UNREADABLE, "headers"
+    return decode(record.key, record.value)
 
 
 async def read_around(

@@ -19,9 +19,9 @@ from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.layout import read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord
+from consentgate.kafka.unreadable import UnreadableRecord, read_state
 from consentgate.tools.fixtures import ClockLine, read_fixture
-from consentgate.tools.lookback import aligned, at_any_moment, read_state
+from consentgate.tools.lookback import aligned, at_any_moment
 from consentgate.tools.replay import Replay
 
 OnProgress = Callable[[int, int], None]

@@ -30,9 +30,9 @@ from consentgate.kafka.layout import read_layout
 from consentgate.kafka.ledger import entry_covering
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord
+from consentgate.kafka.unreadable import UnreadableRecord, read_state
 from consentgate.tools.fixtures import ClockLine, FixtureRecord, read_fixture
-from consentgate.tools.lookback import aligned, at_any_moment, read_state, subject_in
+from consentgate.tools.lookback import aligned, at_any_moment, subject_in
 from consentgate.tools.replay import Replay
 
 _RECORD = re.compile(r"(?P<topic>[a-zA-Z0-9._-]+)-(?P<partition>\d{1,9})@(?P<offset>\d{1,18})")

@@ -6,18 +6,9 @@ from typing import Any
 import msgspec
 
 from consentgate.config import Config
-from consentgate.core.decode import ConsentDecoder, content_decoder, subject_reader
-from consentgate.core.model import UNREADABLE, ConsentState
-from consentgate.kafka.unreadable import UnreadableRecord
+from consentgate.core.decode import content_decoder, subject_reader
 
 _NEVER_MS = 1 << 62
-
-
-def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None, str | None]:
-    """The state in a record of the consent topic, and what is wrong with the record, in a word."""
-    if isinstance(record, UnreadableRecord):
-        return UNREADABLE, "headers"
-    return decode(record.key, record.value)
 
 
 def subject_in(config: Config, record: Any) -> bytes:

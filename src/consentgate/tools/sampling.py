@@ -16,8 +16,7 @@ from consentgate.core.decode import ConsentDecoder, ContentEvent, content_decode
 from consentgate.core.model import Reason, decision
 from consentgate.core.policy import Basis, Policy, Rule, RulesInForce
 from consentgate.kafka.murmur2 import home_partition
-from consentgate.kafka.unreadable import UnreadableRecord
-from consentgate.tools.lookback import read_state
+from consentgate.kafka.unreadable import UnreadableRecord, read_state
 
 KEYS_MIN = 10
 """Fewer keys than these may lie anywhere by chance."""

@@ -35,10 +35,9 @@ from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord
+from consentgate.kafka.unreadable import UnreadableRecord, read_state
 from consentgate.memory import collect_garbage_rarely
 from consentgate.signing import SignatureCheck
-from consentgate.tools.lookback import read_state
 
 CHAINS_AT_ONCE = 4
 """While one waits for the broker the other is checked; each holds a table of consent states."""
