@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install help demo test test-presidio check lint types format bench bench-check scaling \
+.PHONY: install help demo test test-presidio test-ops check lint types format bench bench-check scaling \
 	simulate faults soak mutants lock metrics-doc schemas golden redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
@@ -28,6 +28,9 @@ test: $(STAMP) ## Run all tests, two files at a time, those on the embedded Kafk
 
 test-presidio: $(PRESIDIO)/.installed ## Run the tests of names, with presidio in an environment of its own
 	$(PRESIDIO)/bin/python -m pytest tests/presidio
+
+test-ops: $(STAMP) ## Run the tests that need what tests/ops/install.sh installs
+	$(BIN)/python -m pytest tests/ops
 
 check: lint types test ## Run all that must pass before a commit: lint, types and test
 
