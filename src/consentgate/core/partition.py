@@ -280,6 +280,7 @@ class Partition:
         self._records_max = BATCH_RECORDS_MAX
         self._backoff_ms = BACKOFF_MS_MIN
         self._just_taken_over = True
+        self._has_content = False
         self._changes: list[ConsentChange] = []
         self._transformed: dict[WorkKey, bytes | None] = {}
 
@@ -287,6 +288,14 @@ class Partition:
         """A consent record was applied to the table; it awaits the commit that covers it."""
         if len(self._changes) <= CHANGES_MAX:
             self._changes.append(change)
+
+    @property
+    def hurries(self) -> bool:
+        """Whether content is decided on, and a consent change waits for the commit that covers it.
+
+        Others that are not in a hurry do well to let it go first.
+        """
+        return bool(self._changes) and self._has_content and self.phase is Phase.READY
 
     def stop(self) -> None:
         """Ask for an end after the transaction in hand."""
@@ -468,6 +477,7 @@ class Partition:
         records_max = min(self._records_max, limit)
         batch = yield from ask(Fetch(self.next_offset, records_max, wait_ms))
         self._just_taken_over = False
+        self._has_content = bool(batch.records)
         if batch.next_offset - batch.first <= BATCH_OFFSETS_MAX:
             return batch
         batch = batch.before(batch.first + BATCH_OFFSETS_MAX)

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.gate import Gate
 from consentgate.core.partition import (
     Committed,
     Event,
+    Fetch,
     Partition,
     Phase,
     Revoked,
@@ -36,12 +37,14 @@ class AssignedPartition:
         max_exposure_ms: int,
         observe: Callable[[Event], None],
         observe_withdrawal: Callable[[int, int], None],
+        give_way: Callable[[], Awaitable[None]],
     ) -> None:
         self.number = gate.chain.partition
         self._gate = gate
         self._clients = clients
         self._observe = observe
         self._observe_withdrawal = observe_withdrawal
+        self._give_way = give_way
         self._last_committed: Committed | None = None
         self._partition = Partition(gate, self._report, max_exposure_ms)
         self._transport = KafkaTransport(
@@ -55,6 +58,11 @@ class AssignedPartition:
         """The table that the partition's content is judged against."""
         return self._gate.table
 
+    @property
+    def hurries(self) -> bool:
+        """Whether a consent change waits here for the commit that covers it."""
+        return self._partition.hurries
+
     def stop(self) -> None:
         """Ask for an end after the transaction in hand."""
         self._partition.stop()
@@ -67,6 +75,9 @@ class AssignedPartition:
             while True:
                 try:
                     reply = await self._transport.perform(step)
+                    if isinstance(step, Fetch) and not self.hurries:
+                        # Here, where nothing is judged yet that would grow old.
+                        await self._give_way()
                 except StepFailed as failure:
                     step = life.throw(failure)
                 except asyncio.CancelledError:

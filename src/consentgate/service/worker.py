@@ -48,6 +48,7 @@ from consentgate.memory import collect_garbage_rarely, keep_freed_memory
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
+from consentgate.service.right_of_way import RightOfWay
 from consentgate.service.transforming import TransformPool
 from consentgate.signing import load_signer
 
@@ -124,6 +125,7 @@ class Worker:
         self._assigned: dict[int, tuple[AssignedPartition, asyncio.Task[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._counts: Counter[str] = Counter()
+        self._right_of_way = RightOfWay(self._anybody_hurries)
         self._joined = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -292,6 +294,7 @@ class Worker:
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
             self.metrics.observe_withdrawal,
+            self._right_of_way.give,
         )
         self._assigned[number] = (assigned, self._spawn(assigned.live()))
 
@@ -316,7 +319,11 @@ class Worker:
         for assigned, _ in given_up:
             self._view.release(assigned.table)
 
+    def _anybody_hurries(self) -> bool:
+        return any(assigned.hurries for assigned, _ in self._assigned.values())
+
     def _observe(self, number: int, event: Event) -> None:
+        self._right_of_way.moved()
         self.metrics.observe(event)
         match event:
             case Committed(outcome):

@@ -628,6 +628,33 @@ def test_a_batch_is_cut_where_a_change_waits_and_nothing_of_it_is_left_out() -> 
     assert retracted == [[b"m3"], []]
 
 
+def test_a_change_that_waits_for_a_commit_is_a_hurry_and_no_longer() -> None:
+    hand = working(4)
+    hand.past(Fetch)
+    assert not hand.partition.hurries
+    hand.changes(b"m3", WITHDRAWN)
+    assert hand.partition.hurries
+    hand.until(Commit)
+    assert hand.partition.hurries
+    hand.perform()
+    hand.until(Fetch)
+    assert not hand.partition.hurries
+
+
+def test_nobody_hurries_who_has_no_content_or_cannot_go_on() -> None:
+    hand = working(4)
+    hand.past(Commit)
+    hand.past(Fetch)
+    hand.until(Fetch)
+    hand.changes(b"m3", WITHDRAWN)
+    assert not hand.partition.hurries  # It waits for content, which may take long.
+    hand.publish(batch(4, FIRST + 4))
+    hand.past(Fetch)
+    assert hand.partition.hurries
+    hand.throw(StepFailed("broken"))
+    assert not hand.partition.hurries
+
+
 def test_a_grant_is_no_retraction() -> None:
     hand = working()
     hand.changes(b"m1", GRANTED)
