@@ -37,14 +37,12 @@ class AssignedPartition:
         max_exposure_ms: int,
         observe: Callable[[Event], None],
         observe_withdrawal: Callable[[int, int], None],
-        give_way: Callable[[], Awaitable[None]],
     ) -> None:
         self.number = gate.chain.partition
         self._gate = gate
         self._clients = clients
         self._observe = observe
         self._observe_withdrawal = observe_withdrawal
-        self._give_way = give_way
         self._last_committed: Committed | None = None
         self._partition = Partition(gate, self._report, max_exposure_ms)
         self._transport = KafkaTransport(
@@ -67,8 +65,11 @@ class AssignedPartition:
         """Ask for an end after the transaction in hand."""
         self._partition.stop()
 
-    async def live(self) -> None:
-        """Perform the partition's steps until its life ends; a cancellation revokes it."""
+    async def live(self, give_way: Callable[[], Awaitable[None]]) -> None:
+        """Perform the partition's steps until its life ends; a cancellation revokes it.
+
+        `give_way` lets others go first, where this one has no consent change to cover.
+        """
         life, task = self._partition.life(), asyncio.current_task()
         step = next(life)
         try:
@@ -77,7 +78,7 @@ class AssignedPartition:
                     reply = await self._transport.perform(step)
                     if isinstance(step, Fetch) and not self.hurries:
                         # Here, where nothing is judged yet that would grow old.
-                        await self._give_way()
+                        await give_way()
                 except StepFailed as failure:
                     step = life.throw(failure)
                 except asyncio.CancelledError:

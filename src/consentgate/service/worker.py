@@ -294,9 +294,8 @@ class Worker:
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
             self.metrics.observe_withdrawal,
-            self._right_of_way.give,
         )
-        self._assigned[number] = (assigned, self._spawn(assigned.live()))
+        self._assigned[number] = (assigned, self._spawn(assigned.live(self._right_of_way.give)))
 
     async def _revoke(self, partitions: Collection[int]) -> None:
         try:
