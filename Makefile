@@ -71,8 +71,10 @@ metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md
 	mv $(VENV)/metrics.md docs/metrics.md
 
-schemas: $(STAMP) ## Make the JSON Schemas of policies and configurations anew from the code
+schemas: $(STAMP) ## Make the JSON Schemas and the table of all settings anew from the code
 	$(BIN)/python -m consentgate.schemas.make docs/configuration.md
+	$(BIN)/python -m consentgate.schemas.settings docs/configuration.md > $(VENV)/settings.md
+	mv $(VENV)/settings.md docs/settings.md
 
 golden: $(STAMP) ## Write anew what broken policies are told, after a change of messages
 	REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_broken_policies.py

@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from consentgate.config import KAFKA_SETTINGS, Config
+from consentgate.config import KAFKA_SETTINGS, Config, load_config
 from consentgate.core.countries import COUNTRIES
 from consentgate.core.document import parse_document
 from consentgate.core.policyfile import lint_policy
 from consentgate.policies import preset_names, read_policy
 from consentgate.schemas import Schema, schema_text
 from consentgate.schemas.make import schemas
+from consentgate.schemas.settings import settings_page
 
 ROOT = Path(__file__).parents[2]
 BROKEN = sorted((ROOT / "tests/fixtures/broken-policies").glob("*.yaml"))
@@ -59,6 +60,22 @@ def refused(validator: Any, text: str) -> list[str]:
 def test_a_schema_is_what_the_code_says(schema: Schema) -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     assert schema_text(schema) == schemas(page)[schema], "run: make schemas"
+
+
+def test_the_page_of_settings_is_what_the_code_says() -> None:
+    page = (ROOT / "docs/configuration.md").read_text("utf-8")
+    assert (ROOT / "docs/settings.md").read_text("utf-8") == settings_page(page), (
+        "run: make schemas"
+    )
+
+
+def test_the_variables_of_the_page_of_settings_set_their_keys() -> None:
+    page = (ROOT / "docs/settings.md").read_text("utf-8")
+    rows = re.findall(r"^\| `[^`]+` \| `([A-Z_]+)` \| `\"?([^`]+?)\"?` \|", page, re.MULTILINE)
+    assert len(rows) > 40
+    for variable, default in rows:
+        # One that names no key is refused.
+        load_config(None, {variable: default} if default != "null" else {variable: "1"})
 
 
 @pytest.mark.parametrize("validator", [POLICY, CONFIGURATION])

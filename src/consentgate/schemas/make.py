@@ -7,7 +7,7 @@ and says of each key what the page of the configuration says.
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,25 @@ _SECTIONS = {
     "redaction": "How records are redacted.",
 }
 # A variable in a value may stand for a number or a switch, too.
-_VARIABLE = {
+VARIABLE = {
     "type": "string",
     "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:[^}]*)?\}",
     "description": "A value with ${VARIABLE} or ${VARIABLE:default} in it.",
 }
 
 
+def rows_on(page: str) -> Iterator[tuple[str, str, str]]:
+    """Key, default and meaning of each row on the page of the configuration, with their markup."""
+    for key, default, meaning in _ROW.findall(page):
+        yield key, default.strip(), meaning.strip()
+
+
 def meanings_on(page: str) -> dict[str, str]:
     """What the page of the configuration says of each key, without its markup."""
     found = {}
-    for key, default, meaning in _ROW.findall(page):
-        text = _LINK.sub(r"\1", meaning).strip()
-        stated = default.strip(" `") if key.startswith("kafka.") else ""
+    for key, default, meaning in rows_on(page):
+        text = _LINK.sub(r"\1", meaning)
+        stated = default.strip("`") if key.startswith("kafka.") else ""
         found[key] = f"{text} Default: {stated}." if stated else text
     return found
 
@@ -99,7 +105,7 @@ def _or_variable(schema: Mapping[str, Any]) -> dict[str, Any]:
     choices = plain.get("anyOf", [plain])
     if schema.get("type") in {"object", "array"} or {"type": "string"} in choices:
         return dict(schema)
-    return {"anyOf": [*choices, _VARIABLE], "default": schema["default"]}
+    return {"anyOf": [*choices, VARIABLE], "default": schema["default"]}
 
 
 def schemas(configuration_page: str) -> dict[Schema, str]:
