@@ -9,6 +9,7 @@ from consentgate.core.gate import Gate
 from consentgate.core.partition import (
     Committed,
     Event,
+    Fetch,
     Partition,
     Phase,
     Revoked,
@@ -48,7 +49,7 @@ class AssignedPartition:
             clients, gate.chain, gate.table, self._partition.consent_changed
         )
         self._progressed_at = time.monotonic()
-        self._last_timestamp_ms = 0
+        self._last_timestamp_ms: int | None = None
 
     @property
     def table(self) -> ConsentTable:
@@ -74,6 +75,9 @@ class AssignedPartition:
                     cancelled = task is not None and task.cancelling() > 0
                     step = life.throw(Revoked() if cancelled else StepFailed("cancelled inside"))
                 else:
+                    if isinstance(step, Fetch) and not self._lag_records():
+                        # There was nothing to commit; an idle partition is not a stuck one.
+                        self._progressed_at = time.monotonic()
                     step = life.send(reply)
         except StopIteration:
             self._transport.close()
@@ -81,13 +85,15 @@ class AssignedPartition:
     def gauges(self) -> PartitionGauges:
         """How the partition is doing, in numbers."""
         lag_records = self._lag_records()
-        age_seconds = time.time() - self._last_timestamp_ms / 1000
+        uncovered_since_ms = self._partition.uncovered_since_ms
         return PartitionGauges(
             partition=self.number,
             lag_records=lag_records,
-            lag_seconds=max(0.0, age_seconds) if lag_records else 0.0,
+            lag_seconds=_age_seconds(self._last_timestamp_ms) if lag_records else 0.0,
             consent_staleness_seconds=self._stale_seconds(),
-            ready=self._partition.phase is Phase.READY,
+            phase=self._partition.phase,
+            stuck_seconds=self._stuck_seconds(),
+            consent_uncovered_seconds=_age_seconds(uncovered_since_ms),
         )
 
     def readiness(self) -> str:
@@ -102,8 +108,8 @@ class AssignedPartition:
 
     def liveness(self) -> str:
         """`ok`, or for how long there has been no progress."""
-        stuck_seconds = time.monotonic() - self._progressed_at
-        if stuck_seconds < STUCK_SECONDS or not self._lag_records():
+        stuck_seconds = self._stuck_seconds()
+        if stuck_seconds < STUCK_SECONDS:
             return OK
         return f"lags and has committed nothing for {stuck_seconds:.0f} s"
 
@@ -127,8 +133,15 @@ class AssignedPartition:
         high = self._clients.source.high_watermark(self.number)
         return 0 if high is None else max(0, high - self._partition.next_offset)
 
+    def _stuck_seconds(self) -> float:
+        return time.monotonic() - self._progressed_at if self._lag_records() else 0.0
+
     def _stale_seconds(self) -> float:
         return time.monotonic() - self._transport.fresh_at_monotonic
+
+
+def _age_seconds(since_ms: int | None) -> float:
+    return 0.0 if since_ms is None else max(0.0, time.time() - since_ms / 1000)
 
 
 def exposures_ms(last: Committed | None, changes: Sequence[ConsentChange]) -> Iterator[int]:
