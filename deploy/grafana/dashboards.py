@@ -2,7 +2,8 @@
 
 Each panel answers the question that its description begins with. All queries work on the metrics
 alone, so that the dashboards can do without the recording rules; only what says which alerts fire
-needs the alerts.
+needs the alerts. They are in the schema that every Grafana from 10 on reads from files, not in
+`dashboardv2`, which the library prefers and only Grafana 12 knows.
 """
 
 import itertools

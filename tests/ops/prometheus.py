@@ -109,9 +109,7 @@ class Prometheus:
             return False
 
     def _write_targets(self) -> None:
-        groups = [
-            {"targets": urls, "labels": {"job": job}} for job, urls in self._targets.items()
-        ]
+        groups = [{"targets": urls, "labels": {"job": job}} for job, urls in self._targets.items()]
         new = self._folder / "targets.new"
         new.write_text(json.dumps(groups))
         new.rename(self._folder / "targets.json")

@@ -1,7 +1,7 @@
-"""Every fault that a runbook describes, brought about; a Prometheus has to notice each, and no more.
+"""Every fault that a runbook describes, brought about; a Prometheus notices each, and no more.
 
-The faults run side by side, each on a group of its own, which is the job in Prometheus. The rules are
-those that are shipped, with shorter waits and ranges; the thresholds are as they are.
+The faults run side by side, each on a group of its own, which is the job in Prometheus. The rules
+are those that are shipped, with shorter waits and ranges; the thresholds are as they are.
 """
 
 import asyncio
@@ -262,9 +262,7 @@ async def junk(stage: Stage) -> None:
     fits = json.dumps(value).encode()
     policy = stage.folder / "redacting.yaml"
     rule = {"jurisdictions": ["*"], "basis": "opt-out", "redact": ["email"]}
-    policy.write_text(
-        json.dumps({"name": "redacting", "purpose": "ai-training", "rules": [rule]})
-    )
+    policy.write_text(json.dumps({"name": "redacting", "purpose": "ai-training", "rules": [rule]}))
     site = await stage.site(
         "junk",
         partitions=2,
@@ -316,9 +314,7 @@ FAULTS: Mapping[str, Fault] = {
     "stuck": fault(stuck, "PartitionStuck TransactionsFailing FallingBehind"),
     # Prometheus gets no answer from a worker that stands still, nor does it from Kafka.
     "slow": fault(slow, "WithdrawalSlow", may="Down BrokerUnreachable"),
-    "junk": fault(
-        junk, "QuarantineSurge ConsentUnreadable ConsentMisplaced RecordsFailing"
-    ),
+    "junk": fault(junk, "QuarantineSurge ConsentUnreadable ConsentMisplaced RecordsFailing"),
 }
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dashboards
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+import dashboards
 from consentgate.core.model import Reason, Verdict
 from consentgate.core.partition import Phase
 from consentgate.service.metricsdoc import documented_metrics

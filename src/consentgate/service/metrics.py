@@ -35,8 +35,8 @@ _SECONDS_TO_HOURS = (*_SECONDS, 300.0, 1_800.0, 3_600.0, 21_600.0)
 _RECORDS = (0, 1, 10, 50, 100, 250, 500, 1_000, 2_000)
 _PARTITION_GAUGES = {
     "consentgate_lag_records": "Offsets between the partition's position and its high watermark.",
-    "consentgate_lag_seconds": "Age of the last decided record where the partition lags, else 0; 0 too "
-    "until this worker has decided one.",
+    "consentgate_lag_seconds": "Age of the last decided record where the partition lags, else 0; "
+    "0, too, until this worker has decided one.",
     "consentgate_consent_staleness_seconds": "Age of the last completed barrier.",
     "consentgate_partition_ready": "1 where the partition decides; 0 while it waits or recovers.",
     "consentgate_stuck_seconds": "Time since the last commit where the partition lags, else 0.",

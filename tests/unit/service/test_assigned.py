@@ -2,7 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,7 +12,6 @@ from consentgate.core.decode import ContentFields, content_decoder
 from consentgate.core.gate import Batch, Gate
 from consentgate.core.ledger import GENESIS, Chain
 from consentgate.core.partition import (
-    AwaitFrontier,
     Commit,
     Fetch,
     Phase,
@@ -36,6 +35,12 @@ class Pretended:
     """A transport that holds up the world at every fetch until it is let go."""
 
     fresh_at_monotonic = 0.0
+    REPLIES: ClassVar[dict[type[Step[Any]], Any]] = {
+        ReadPosition: Position(0, GENESIS, {0: 0}),
+        ReadHighWatermarks: {0: 0},
+        WatchConsent: {0: 0},
+        Commit: False,
+    }
 
     def __init__(self) -> None:
         self.high = 0
@@ -44,23 +49,14 @@ class Pretended:
         self.commits = True
 
     async def perform(self, step: Step[Any]) -> Any:
-        match step:
-            case Fetch():
-                self.asked.set()
-                return await self.fetched.get()
-            case ReadPosition():
-                return Position(0, GENESIS, {0: 0})
-            case ReadClock():
-                return read_clock()
-            case ReadHighWatermarks() | WatchConsent():
-                return {0: 0}
-            case Send() if not self.commits:
-                raise StepFailed("no")
-            case Commit():
-                return False
-            case AwaitFrontier():
-                return None
-        return None
+        if isinstance(step, Fetch):
+            self.asked.set()
+            return await self.fetched.get()
+        if isinstance(step, Send) and not self.commits:
+            raise StepFailed("no")
+        if isinstance(step, ReadClock):
+            return read_clock()
+        return self.REPLIES.get(type(step))
 
     def close(self) -> None:
         pass

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consentgate import __version__
 from consentgate.core.consent import ConsentChange, ConsentTable, holding
-from consentgate.core.decide import Limits
 from consentgate.core.countries import COUNTRIES
+from consentgate.core.decide import Limits
 from consentgate.core.decode import ConsentFields, ContentFields, consent_decoder, content_decoder
 from consentgate.core.gate import Batch, BatchOutcome, Gate
 from consentgate.core.ledger import GENESIS, Chain
@@ -398,7 +398,7 @@ def test_labels_are_few_and_hold_nothing_personal() -> None:
 HOSTILE = (
     *sorted(COUNTRIES),
     *("gb", " GB", "UK", "XX", "EU", "*", "EEA", "unknown", "", "G" * 10_000),
-    *('GB"} 1', "GB\n# HELP x", "\\", "{{ $value }}", "Ⅽ\u202e", 7, None, ["GB"], {"GB": 1}),
+    *('GB"} 1', "GB\n# HELP x", "\\", "{{ $value }}", "\u216d\u202e", 7, None, ["GB"], {"GB": 1}),
 )
 
 
