@@ -96,11 +96,16 @@ class Prometheus:
 
     async def fires(self, job: str, *alerts: str, seconds: float = 120) -> None:
         """Wait until all of these have fired for the job."""
-        await until(
-            lambda: set(alerts) <= set(self.fired.get(job, ())),
-            f"{', '.join(alerts)} for {job}",
-            seconds,
-        )
+        missing = set(alerts)
+
+        def all_fired() -> bool:
+            missing.difference_update(self.fired.get(job, ()))
+            return not missing
+
+        try:
+            await until(all_fired, "the alerts fire", seconds)
+        except AssertionError:
+            raise AssertionError(f"{job}: not fired: {', '.join(sorted(missing))}") from None
 
     async def _is_ready(self) -> bool:
         try:

@@ -132,8 +132,12 @@ async def unaccounted(stage: Stage) -> None:
         flags=re.MULTILINE,
     )
     assert doctored != page
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=doctored)
+
     app = web.Application()
-    app.router.add_get("/metrics", lambda _: _answer(doctored))
+    app.router.add_get("/metrics", answer)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
@@ -142,10 +146,6 @@ async def unaccounted(stage: Stage) -> None:
         await stage.prometheus.fires("unaccounted", "ConsentgateRecordsUnaccounted")
     finally:
         await runner.cleanup()
-
-
-async def _answer(page: str) -> web.Response:
-    return web.Response(text=page)
 
 
 async def expired(stage: Stage) -> None:
@@ -172,7 +172,7 @@ async def skew(stage: Stage) -> None:
     first = await stage.worker("skew", site)
     assert partitions_of((await first.get("/metrics"))[1]) == {"0", "1"}
     path = site.path.with_suffix(".other.yaml")
-    path.write_text(site.path.read_text().replace("policy: opt-in", "policy: opt-out"))
+    path.write_text(site.path.read_text().replace("policy: opt-in", "policy: linkedin"))
     second = await stage.worker("skew", replace(site, path=path))
     await first.ready()
     # What is no longer a worker's has no series there any more.
@@ -259,7 +259,8 @@ async def junk(stage: Stage) -> None:
     """Producers write what cannot be read, and to partitions where it does not belong."""
     value = json.loads(post("anna", "1").value or b"")
     value["body"]["text"] = "a@b.co " * 9
-    fits = json.dumps(value).encode()
+    # As compact as it is written again.
+    fits = json.dumps(value, separators=(",", ":")).encode()
     policy = stage.folder / "redacting.yaml"
     rule = {"jurisdictions": ["*"], "basis": "opt-out", "redact": ["email"]}
     policy.write_text(json.dumps({"name": "redacting", "purpose": "ai-training", "rules": [rule]}))
@@ -322,6 +323,7 @@ FAULTS: Mapping[str, Fault] = {
 class Seen:
     """What came of it all."""
 
+    failures: dict[str, BaseException | None]  # of what was to bring a fault about, by job
     fired: dict[str, dict[str, Any]]
     answers: dict[str, int]  # how many series each query of a dashboard came to
     page: str
@@ -351,16 +353,16 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seen]:
         stack.push_async_callback(_end, stage.workers)
         watching = asyncio.create_task(stage.prometheus.watch())
         try:
-            async with asyncio.TaskGroup() as group:
-                for each in FAULTS.values():
-                    group.create_task(each.cause(stage))  # type: ignore[arg-type]
+            causes = [each.cause(stage) for each in FAULTS.values()]
+            ended = await asyncio.gather(*causes, return_exceptions=True)
         finally:
             watching.cancel()
         answers = {
             expression: len(await stage.prometheus.query(expression))
             for expression in dashboard_queries()
         }
-        yield Seen(stage.prometheus.fired, answers, stage.page)
+        failures = dict(zip(FAULTS, ended, strict=True))
+        yield Seen(failures, stage.prometheus.fired, answers, stage.page)
 
 
 async def _end(workers: list[WorkerProcess]) -> None:
@@ -383,6 +385,8 @@ def dashboard_queries() -> list[str]:
 
 @pytest.mark.parametrize("job", FAULTS)
 def test_a_fault_is_noticed_and_nothing_else_is_said(seen: Seen, job: str) -> None:
+    if (failure := seen.failures[job]) is not None:
+        raise failure
     fired = set(seen.fired.get(job, ()))
     assert FAULTS[job].must <= fired
     assert fired <= FAULTS[job].must | FAULTS[job].may
