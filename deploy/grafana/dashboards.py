@@ -325,8 +325,8 @@ def partitions() -> Rows:
         "Which partition is stuck?": [
             graph(
                 "Phase",
-                "What does each partition wait for? `stalled` and `bootstrapping`: for consent; "
-                "`fencing` and `recycling`: for its producer.",
+                "How many partitions decide (`ready`), and what do the others wait for? `stalled` "
+                "and `bootstrapping`: for consent; `fencing` and `recycling`: for their producer.",
                 Query(f"count by (phase) (consentgate_partition_phase{{{WORKER}}})", "{{phase}}"),
                 stacked=True,
             ),
