@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install help demo test test-presidio test-ops check lint types format bench bench-check scaling \
-	simulate faults soak mutants lock metrics-doc schemas golden redaction-report clean
+	simulate faults soak mutants lock dashboards metrics-doc schemas golden redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -66,6 +66,9 @@ soak: $(STAMP) ## Mix faults at random for MINUTES (60); SEED repeats the choice
 
 mutants: $(STAMP) $(PRESIDIO)/.installed ## Take each safeguard away, or those of NAMES; some test must fail each time
 	$(BIN)/python tests/mutants.py $(addprefix --only=,$(NAMES))
+
+dashboards: $(STAMP) ## Make the Grafana dashboards anew from the code
+	$(BIN)/python deploy/grafana/dashboards.py
 
 metrics-doc: $(STAMP) ## Make docs/metrics.md anew from the code
 	$(BIN)/python -m consentgate.service.metricsdoc > $(VENV)/metrics.md

@@ -12,8 +12,20 @@ pytest.register_assert_rewrite("arena", "checker", "harness", "network", "proces
 import network  # noqa: E402
 import processes  # noqa: E402
 from arena import run  # noqa: E402
+from consentgate.kafka import transport  # noqa: E402
 from consentgate.tools.broker import EmbeddedKafka  # noqa: E402
-from harness import Feed, Probe, Site, SiteFactory, consent, post, working  # noqa: E402
+from harness import (  # noqa: E402
+    Feed,
+    Probe,
+    Site,
+    SiteFactory,
+    consent,
+    metric,
+    post,
+    until,
+    working,
+)
+from proxy import ProxiedKafka, SwallowResponse  # noqa: E402
 
 SEED = 1
 RECORDS = 5_000
@@ -61,3 +73,30 @@ async def test_what_a_broker_has_left_open_is_aborted(credulous_site: Site) -> N
     seen = await site.seen()
     assert [record.value for record in seen.forwarded()] == [post("anna", "1").value]
     await site.check()
+
+
+async def test_what_a_commit_did_whose_answer_was_lost_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: the posts are forwarded and never counted where `Partition` does not look for them.
+    monkeypatch.setattr(transport, "STEP_SECONDS_MAX", 2.0)
+    with ProxiedKafka() as kafka:
+        async with kafka.proxy() as proxy, Probe(kafka) as probe, Feed(kafka) as feed:
+            make_site = SiteFactory(kafka, probe, feed, tmp_path)
+            through = {"bootstrap.servers": proxy.bootstrap_servers}
+            site = await make_site("lost", partitions=1, kafka=through)
+            await feed.many(site.consent, [consent("anna")])
+            async with working(site) as running:
+                await running.ready()
+                lost = proxy.add(lambda request: request.commits, SwallowResponse())
+                await feed.many(site.content, [post("anna", "1"), post("anna", "2")])
+                await until(lambda: running.logged("recycled"), "the answer is lost")
+                await feed.many(site.content, [post("anna", "3")])
+                await running.ready()
+                await site.decided()
+                _, page = await running.get("/metrics")
+            assert len(lost.landed) == 1
+            seen = await site.check()
+    assert len(seen.forwarded()) == 3
+    assert metric(page, "consentgate_decisions_total") == 3
+    assert metric(page, "consentgate_consumed_offsets_total") == 3

@@ -9,7 +9,7 @@ simulations. `tests/conformance` says what is expected of either.
 import contextlib
 import enum
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from consentgate.core.consent import ConsentChange
@@ -82,6 +82,7 @@ class Position:
     next_offset: int
     previous: str  # hash of the last ledger entry
     frontier: Mapping[int, int] | None  # the last committed one; None at the group's first start
+    expired: int = 0  # offsets from `next_offset` on that the topic has removed undecided
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +216,9 @@ class Committed:
     fresh: Moment
     judged: Moment
     sent: Moment
-    committed: Moment
+    committed: Moment  # when that was known
     age_ms: int  # from reading the high watermark to sending EndTxn
+    advanced: int  # offsets by which the partition's position moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +284,7 @@ class Partition:
         self._just_taken_over = True
         self._has_content = False
         self._changes: list[ConsentChange] = []
+        self._unanswered: Committed | None = None
         self._transformed: dict[WorkKey, bytes | None] = {}
 
     def consent_changed(self, change: ConsentChange) -> None:
@@ -296,6 +299,11 @@ class Partition:
         Others that are not in a hurry do well to let it go first.
         """
         return bool(self._changes) and self._has_content and self.phase is Phase.READY
+
+    @property
+    def uncovered_since_ms(self) -> int | None:
+        """Timestamp of the oldest consent change that no commit covers yet; None without one."""
+        return self._changes[0].timestamp_ms if self._changes else None
 
     def stop(self) -> None:
         """Ask for an end after the transaction in hand."""
@@ -324,6 +332,10 @@ class Partition:
         self.phase = Phase.FENCING
         yield from ask(Fence())
         position = yield from ask(ReadPosition())
+        unanswered, self._unanswered = self._unanswered, None
+        if unanswered is not None and unanswered.outcome.entry.hash == position.previous:
+            # Its answer was lost, but it was committed: it counts like any other.
+            yield from self._committed(unanswered)
         self.next_offset = position.next_offset
         self._previous = position.previous
         self._committed_frontier = position.frontier
@@ -361,11 +373,7 @@ class Partition:
             yield from ask(Send(outcome))
             yield from ask(SendOffset(outcome))
             sent = yield from ask(ReadClock())
-            doubtful = yield from ask(Commit())
-            done = yield from ask(ReadClock())
-            self._settle(outcome)
-            self._report(Committed(outcome, now, now, now, sent, done, age_ms=0))
-            self._refuse_doubt(doubtful)
+            yield from self._commit(Committed(outcome, now, now, now, sent, sent, 0, advanced=0))
             since = read.frontier
 
     def _turn(self) -> Steps[None]:
@@ -408,14 +416,25 @@ class Partition:
         if objection is not None:
             self._refuse_doubt((yield from ask(Abort())))
             return objection
-        doubtful = yield from ask(Commit())
-        committed = yield from ask(ReadClock())
-        self._settle(outcome)
-        self._report(Committed(outcome, fetched, fresh, judged, sent, committed, age_ms))
-        self._refuse_doubt(doubtful)
+        yield from self._commit(
+            Committed(outcome, fetched, fresh, judged, sent, sent, age_ms, advanced=0)
+        )
         if batch is not whole:
             yield from ask(Seek(batch.next_offset))
         return None
+
+    def _commit(self, sent: Committed) -> Steps[None]:
+        """Commit what was sent; whether it was is unknown until the answer has come."""
+        self._unanswered = sent
+        doubtful = yield from ask(Commit())
+        yield from self._committed(sent)
+        self._refuse_doubt(doubtful)
+
+    def _committed(self, sent: Committed) -> Steps[None]:
+        now, since = (yield from ask(ReadClock())), self.next_offset
+        self._unanswered = None
+        self._settle(sent.outcome)
+        self._report(replace(sent, committed=now, advanced=self.next_offset - since))
 
     def _urgent_part(self, batch: Batch) -> Batch:
         """So much of the batch as may be decided now; all of it where no consent change waits."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from aiokafka import TopicPartition
@@ -84,6 +85,7 @@ async def read_position(
             f"{chain.topic}-{partition}: offsets {position.next_offset} to {log_start - 1} "
             "expired before they were decided"
         )
+        return replace(position, expired=log_start - position.next_offset)
     return position
 
 

@@ -49,7 +49,7 @@ class AssignedPartition:
             clients, gate.chain, gate.table, self._partition.consent_changed
         )
         self._progressed_at = time.monotonic()
-        self._last_timestamp_ms = 0
+        self._last_timestamp_ms: int | None = None
 
     @property
     def table(self) -> ConsentTable:
@@ -76,9 +76,8 @@ class AssignedPartition:
             while True:
                 try:
                     reply = await self._transport.perform(step)
-                    if isinstance(step, Fetch) and not self.hurries:
-                        # Here, where nothing is judged yet that would grow old.
-                        await give_way()
+                    if isinstance(step, Fetch):
+                        await self._fetched(give_way)
                 except StepFailed as failure:
                     step = life.throw(failure)
                 except asyncio.CancelledError:
@@ -90,16 +89,26 @@ class AssignedPartition:
         except StopIteration:
             self._transport.close()
 
+    async def _fetched(self, give_way: Callable[[], Awaitable[None]]) -> None:
+        if not self._lag_records():
+            # There was nothing to commit; an idle partition is not a stuck one.
+            self._progressed_at = time.monotonic()
+        if not self.hurries:
+            # Here, where nothing is judged yet that would grow old.
+            await give_way()
+
     def gauges(self) -> PartitionGauges:
         """How the partition is doing, in numbers."""
         lag_records = self._lag_records()
-        age_seconds = time.time() - self._last_timestamp_ms / 1000
+        uncovered_since_ms = self._partition.uncovered_since_ms
         return PartitionGauges(
             partition=self.number,
             lag_records=lag_records,
-            lag_seconds=max(0.0, age_seconds) if lag_records else 0.0,
+            lag_seconds=_age_seconds(self._last_timestamp_ms) if lag_records else 0.0,
             consent_staleness_seconds=self._stale_seconds(),
-            ready=self._partition.phase is Phase.READY,
+            phase=self._partition.phase,
+            stuck_seconds=self._stuck_seconds(),
+            consent_uncovered_seconds=_age_seconds(uncovered_since_ms),
         )
 
     def readiness(self) -> str:
@@ -114,8 +123,8 @@ class AssignedPartition:
 
     def liveness(self) -> str:
         """`ok`, or for how long there has been no progress."""
-        stuck_seconds = time.monotonic() - self._progressed_at
-        if stuck_seconds < STUCK_SECONDS or not self._lag_records():
+        stuck_seconds = self._stuck_seconds()
+        if stuck_seconds < STUCK_SECONDS:
             return OK
         return f"lags and has committed nothing for {stuck_seconds:.0f} s"
 
@@ -139,8 +148,15 @@ class AssignedPartition:
         high = self._clients.source.high_watermark(self.number)
         return 0 if high is None else max(0, high - self._partition.next_offset)
 
+    def _stuck_seconds(self) -> float:
+        return time.monotonic() - self._progressed_at if self._lag_records() else 0.0
+
     def _stale_seconds(self) -> float:
         return time.monotonic() - self._transport.fresh_at_monotonic
+
+
+def _age_seconds(since_ms: int | None) -> float:
+    return 0.0 if since_ms is None else max(0.0, time.time() - since_ms / 1000)
 
 
 def exposures_ms(last: Committed | None, changes: Sequence[ConsentChange]) -> Iterator[int]:

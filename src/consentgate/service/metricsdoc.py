@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
-from consentgate.service.metrics import Metrics
+from consentgate.service.metrics import Metrics, WorkerGauges
 
 _HEAD = """\
 # Metrics
@@ -24,6 +24,11 @@ _TAIL = """
 The unit is the last word of a name, before `_total`. A histogram has the series `_bucket`, `_count`
 and `_sum`. On Linux there are also `process_cpu_seconds_total`, `process_resident_memory_bytes` and
 the other `process_…` metrics of Prometheus's client library.
+
+What came in is accounted for where `consentgate_consumed_offsets_total` minus
+`consentgate_vacant_offsets_total` is the sum of `consentgate_decisions_total`, in every scrape of
+every worker; the first two are counted apart from the third. The rules in `deploy/prometheus/rules`
+watch that.
 
 `jurisdiction` is the group or the country that the matching rule names, `*`, or `unknown`.
 `verdict` and `reason` are explained in [semantics.md](semantics.md).
@@ -50,7 +55,7 @@ class DocumentedMetric:
 
 def documented_metrics() -> list[DocumentedMetric]:
     """All metrics of the service in the order of the code, without those of the process itself."""
-    metrics = Metrics(lambda: (), lambda: 0, lambda: 0)
+    metrics = Metrics(lambda: (), lambda: WorkerGauges(0, 0, 0, 0.0, False))
     # There is no public way to the labels and the buckets of a metric that has no series yet.
     return [
         _documented(family, collector)

@@ -47,7 +47,7 @@ from consentgate.kafka.snapshots import Snapshots
 from consentgate.memory import collect_garbage_rarely, keep_freed_memory
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
-from consentgate.service.metrics import Metrics
+from consentgate.service.metrics import Metrics, WorkerGauges
 from consentgate.service.right_of_way import RightOfWay
 from consentgate.service.transforming import TransformPool
 from consentgate.signing import load_signer
@@ -118,7 +118,7 @@ class Worker:
         self._source = ContentSource(
             self._settings, config.group, config.topics.content, self._assign, self._revoke
         )
-        self.metrics = Metrics(self._gauges, self._view.subjects, self._view.scattered)
+        self.metrics = Metrics(self._gauges, self._worker_gauges)
         self.metrics.policy_info.labels(policy.name, self._policy.hash).set(1)
         self._http = HttpServer(self.metrics.registry, self._live, self._ready)
         self._layout: Layout | None = None
@@ -180,6 +180,7 @@ class Worker:
 
     async def _start(self, *, until_drained: bool) -> None:
         self._layout = layout = await find_layout(self._config, self._cluster)
+        self._broker_answered_at = time.monotonic()
         for topic in sorted(layout.on_trust):
             log.warning(
                 "the settings of a topic may not be read; what is declared is taken on trust",
@@ -397,6 +398,15 @@ class Worker:
 
     def _gauges(self) -> Iterator[Any]:
         return (assigned.gauges() for assigned, _ in list(self._assigned.values()))
+
+    def _worker_gauges(self) -> WorkerGauges:
+        return WorkerGauges(
+            consent_subjects=self._view.subjects(),
+            consent_scattered_subjects=self._view.scattered(),
+            content_partitions=len(self._layout.content_partitions) if self._layout else 0,
+            broker_silence_seconds=time.monotonic() - self._broker_answered_at,
+            group_member=self._joined.is_set() and self._source.is_member(),
+        )
 
     def _live(self) -> Mapping[str, str]:
         return {f"partition-{n}": a.liveness() for n, (a, _) in self._assigned.items()}

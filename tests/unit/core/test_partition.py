@@ -1093,6 +1093,72 @@ def in_doubt(hand: Hand, kind: type[Step[Any]]) -> None:
     hand.answers[kind] = once
 
 
+def lose_the_answer(hand: Hand) -> BatchOutcome:
+    """The next commit succeeds, but its answer is lost; what it committed."""
+    hand.world[Commit](hand.until(Commit))
+    hand.throw(StepFailed("the answer was lost"))
+    return hand.kept[-1]
+
+
+def test_a_commit_whose_answer_was_lost_is_reported_when_it_is_found() -> None:
+    hand = working()
+    kept = lose_the_answer(hand)
+    assert hand.committed() == []
+    hand.until(Fetch)
+    (event,) = (event for event in hand.events if isinstance(event, Committed))
+    assert (event.outcome, event.advanced) == (kept, 4)
+    assert event.committed.unix_ms > event.sent.unix_ms
+    # Once, and the batch is not decided again.
+    hand.publish(batch(1, FIRST + 4))
+    hand.past(Commit)
+    hand.until(Fetch)
+    assert hand.committed() == hand.kept
+
+
+def test_a_commit_whose_answer_was_lost_while_catching_up_is_reported_when_it_is_found() -> None:
+    hand = catching_up(b"m0", b"m1")
+    lose_the_answer(hand)
+    hand.until(Fetch)
+    assert hand.committed() == hand.kept
+    assert [len(each.retracted) for each in hand.committed()] == [1, 1]
+
+
+def test_a_commit_that_failed_is_not_reported() -> None:
+    hand = working()
+    hand.until(Commit)
+    hand.throw(StepFailed("it was fenced"))
+    hand.past(Commit)
+    hand.until(Fetch)
+    assert hand.committed() == hand.kept
+    assert len(hand.kept) == 1
+
+
+def test_what_is_reported_adds_up_to_how_far_the_position_moved() -> None:
+    hand = working()
+    hand.past(Commit)
+    # Markers, which no record stands at, come between.
+    hand.publish(Batch(FIRST + 4, FIRST + 9, batch(2, FIRST + 6).records))
+    hand.past(Commit)
+    hand.past(Fetch)
+    hand.changes(b"m1", WITHDRAWN)
+    hand.past(Commit)
+    hand.until(Fetch)
+    advanced = [event.advanced for event in hand.events if isinstance(event, Committed)]
+    assert advanced == [4, 5, 0]
+    assert hand.partition.next_offset == FIRST + sum(advanced)
+
+
+def test_the_oldest_change_that_no_commit_covers_is_told() -> None:
+    hand = taken_over()
+    assert hand.partition.uncovered_since_ms is None
+    hand.past(Fetch)
+    hand.changes(b"m1", WITHDRAWN)
+    assert hand.partition.uncovered_since_ms == NOW_MS
+    hand.past(Commit)
+    hand.until(Fetch)
+    assert hand.partition.uncovered_since_ms is None
+
+
 def test_a_producer_in_doubt_is_not_used_after_its_commit() -> None:
     hand = working()
     in_doubt(hand, Commit)

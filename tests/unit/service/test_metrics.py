@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,23 +11,27 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consentgate import __version__
 from consentgate.core.consent import ConsentChange, ConsentTable, holding
+from consentgate.core.countries import COUNTRIES
 from consentgate.core.decide import Limits
-from consentgate.core.decode import ContentFields, content_decoder
+from consentgate.core.decode import ConsentFields, ContentFields, consent_decoder, content_decoder
 from consentgate.core.gate import Batch, BatchOutcome, Gate
 from consentgate.core.ledger import GENESIS, Chain
-from consentgate.core.model import Choice, consent_state
+from consentgate.core.model import Choice, Reason, consent_state
 from consentgate.core.partition import (
     Aborted,
     Committed,
     Moment,
+    Phase,
     Position,
     Ready,
     Recycled,
     Stalled,
 )
 from consentgate.core.policy import Basis, Policy, Rule
+from consentgate.core.policyfile import parse_policy
+from consentgate.errors import ConfigError
 from consentgate.service.assigned import exposures_ms
-from consentgate.service.metrics import Metrics, PartitionGauges
+from consentgate.service.metrics import Metrics, PartitionGauges, WorkerGauges
 
 NOW_MS = 1_726_826_400_000
 GRANTED = consent_state("GB", True, Choice.GRANTED)
@@ -51,12 +56,8 @@ class Watched:
 
     def __init__(self) -> None:
         self.partitions: list[PartitionGauges] = []
-        self.numbers = {"subjects": 0, "scattered": 0}
-        self.metrics = Metrics(
-            lambda: self.partitions,
-            lambda: self.numbers["subjects"],
-            lambda: self.numbers["scattered"],
-        )
+        self.worker = WorkerGauges(0, 0, 0, 0.0, False)
+        self.metrics = Metrics(lambda: self.partitions, lambda: self.worker)
 
     def text(self) -> str:
         return generate_latest(self.metrics.registry).decode()
@@ -103,7 +104,7 @@ def committed(*records: Content, unreadable: tuple[int, ...] = ()) -> Committed:
         Moment(NOW_MS + late_ms, 7_000 + late_ms) for late_ms in (0, 10, 210, 610, 3_610)
     )
     made = outcome(*records, unreadable=unreadable)
-    return Committed(made, fetched, fresh, judged, sent, done, age_ms=600)
+    return Committed(made, fetched, fresh, judged, sent, done, age_ms=600, advanced=100)
 
 
 MIXED = (post(1, "alice"), post(2, "bob"), post(5, "carol"), Content(6, b"alice", None))
@@ -131,6 +132,48 @@ def test_decisions_add_up_to_the_records_that_were_consumed(watched: Watched) ->
         decided = sum(watched.series(DECISIONS).values())
         assert decided == watched.value("consentgate_consumed_records_total")
     assert decided == 4 + 2 + 3 * 2
+
+
+def unaccounted(watched: Watched) -> float:
+    """What came in less what became of it, as the recording rule has it."""
+    came_in = watched.value("consentgate_consumed_offsets_total") - watched.value(
+        "consentgate_vacant_offsets_total"
+    )
+    return came_in - sum(watched.series(DECISIONS).values())
+
+
+def test_what_came_in_is_what_became_of_it(watched: Watched) -> None:
+    for records in ((), MIXED, MIXED[:2]):
+        watched.metrics.observe(committed(*records, unreadable=(9, 10)))
+        assert unaccounted(watched) == 0
+    assert watched.value("consentgate_consumed_offsets_total") == 300
+    assert watched.value("consentgate_vacant_offsets_total") == 300 - 12
+
+
+def test_a_record_without_a_decision_is_noticed(watched: Watched) -> None:
+    event = committed(*MIXED)
+    counts = dict(event.outcome.counts)
+    counts.popitem()
+    watched.metrics.observe(replace(event, outcome=replace(event.outcome, counts=counts)))
+    assert unaccounted(watched) == 1
+
+
+def test_a_record_that_is_counted_twice_is_noticed(watched: Watched) -> None:
+    event = committed(*MIXED)
+    counts = {made: 2 * number for made, number in event.outcome.counts.items()}
+    watched.metrics.observe(replace(event, outcome=replace(event.outcome, counts=counts)))
+    assert unaccounted(watched) == -len(MIXED)
+
+
+def test_a_position_that_skips_offsets_is_noticed(watched: Watched) -> None:
+    watched.metrics.observe(replace(committed(*MIXED), advanced=103))
+    assert unaccounted(watched) == 3
+
+
+def test_offsets_that_expired_undecided_are_counted(watched: Watched) -> None:
+    watched.metrics.observe(READY)
+    watched.metrics.observe(Ready(Position(7, GENESIS, None, expired=20)))
+    assert watched.value("consentgate_expired_offsets_total") == 20
 
 
 def test_bytes_are_those_of_values(watched: Watched) -> None:
@@ -233,17 +276,26 @@ def test_exposed_is_whose_record_was_committed_after_their_change() -> None:
 # What belongs to a partition, and to the worker.
 
 
-def gauges(partition: int, **changed: float) -> PartitionGauges:
-    known = PartitionGauges(partition, 12, 3.5, 0.25, True)
-    return replace(known, **changed)  # type: ignore[arg-type]
+def gauges(partition: int, **changed: Any) -> PartitionGauges:
+    known = PartitionGauges(partition, 12, 3.5, 0.25, Phase.READY, 1.5, 0.75)
+    return replace(known, **changed)
 
 
 def test_each_partition_has_its_own_gauges(watched: Watched) -> None:
-    watched.partitions = [gauges(0), gauges(7, lag_records=0, lag_seconds=0.0, ready=False)]
+    watched.partitions = [gauges(0), gauges(7, lag_records=0, lag_seconds=0.0, phase=Phase.STALLED)]
     assert watched.series("consentgate_lag_records") == {("0",): 12, ("7",): 0}
     assert watched.series("consentgate_lag_seconds") == {("0",): 3.5, ("7",): 0}
     assert watched.series("consentgate_consent_staleness_seconds") == {("0",): 0.25, ("7",): 0.25}
     assert watched.series("consentgate_partition_ready") == {("0",): 1, ("7",): 0}
+    assert watched.series("consentgate_partition_phase") == {("0", "ready"): 1, ("7", "stalled"): 1}
+    assert watched.series("consentgate_stuck_seconds") == {("0",): 1.5, ("7",): 1.5}
+    assert watched.series("consentgate_consent_uncovered_seconds") == {("0",): 0.75, ("7",): 0.75}
+
+
+def test_a_partition_has_one_phase_at_a_time(watched: Watched) -> None:
+    for phase in Phase:
+        watched.partitions = [gauges(3, phase=phase)]
+        assert watched.series("consentgate_partition_phase") == {("3", str(phase)): 1}
 
 
 def test_the_series_of_a_revoked_partition_vanish(watched: Watched) -> None:
@@ -263,10 +315,13 @@ def test_partitions_are_asked_anew_each_time(watched: Watched) -> None:
     assert watched.value("consentgate_lag_records", "0") == 5
 
 
-def test_the_tables_are_asked_for_their_subjects(watched: Watched) -> None:
-    watched.numbers.update(subjects=200_000, scattered=3)
+def test_the_worker_is_asked_how_it_is_doing(watched: Watched) -> None:
+    watched.worker = WorkerGauges(200_000, 3, 12, 1.5, True)
     assert watched.value("consentgate_consent_subjects") == 200_000
     assert watched.value("consentgate_consent_scattered_subjects") == 3
+    assert watched.value("consentgate_content_partitions") == 12
+    assert watched.value("consentgate_broker_silence_seconds") == 1.5
+    assert watched.value("consentgate_group_member") == 1
 
 
 def test_the_version_is_shown(watched: Watched) -> None:
@@ -334,10 +389,49 @@ def test_labels_are_few_and_hold_nothing_personal() -> None:
     }
     assert labels == {
         *("verdict", "reason", "jurisdiction", "stage", "outcome", "cause", "le", "partition"),
-        *("name", "hash", "version"),
+        *("name", "hash", "version", "phase"),
     }
     for subject in ("alice", "bob", "carol"):
         assert subject not in watched.text()
+
+
+HOSTILE = (
+    *sorted(COUNTRIES),
+    *("gb", " GB", "UK", "XX", "EU", "*", "EEA", "unknown", "", "G" * 10_000),
+    *('GB"} 1', "GB\n# HELP x", "\\", "{{ $value }}", "\u216d\u202e", 7, None, ["GB"], {"GB": 1}),
+)
+
+
+def test_the_series_are_bounded_by_the_rules_whatever_people_say_where_they_live(
+    watched: Watched,
+) -> None:
+    decode = consent_decoder(ConsentFields(), "ai-training", 64)
+    table = ConsentTable([0])
+    subjects = [f"m{number}".encode() for number in range(len(HOSTILE))]
+    for subject, jurisdiction in zip(subjects, HOSTILE, strict=True):
+        said = {"subject": subject.decode(), "jurisdiction": jurisdiction, "choices": {}}
+        state, _ = decode(subject, json.dumps(said).encode())
+        table.apply(0, subject, state)
+    groups = {"EEA": frozenset({"FR", "DE", "NO"})}
+    rules = (Rule(("EEA", "GB"), Basis.OPT_OUT), Rule(("*",), Basis.OPT_OUT))
+    policy = Policy("p", "ai-training", groups, rules)
+    content = content_decoder(ContentFields(), 64)
+    gate = Gate(Chain("g", "content", 0), "consent", table, policy, content, Limits(), True)
+    records = [post(number, subject.decode()) for number, subject in enumerate(subjects)]
+    made = gate.judge(Batch(0, len(records), records), GENESIS, NOW_MS)
+    watched.metrics.observe(replace(committed(), outcome=made, advanced=len(records)))
+    labels = {jurisdiction for jurisdiction, *_ in watched.series(DECISIONS)}
+    assert labels == {"EEA", "GB", "*", "unknown"}
+    assert len(watched.series(DECISIONS)) <= len(labels) * len(Reason)
+    assert unaccounted(watched) == 0
+
+
+@pytest.mark.parametrize("name", ['p"} 1', "p\n# HELP x", "Policy", "p p", "ü", "m1@example.org"])
+def test_a_policy_has_no_name_that_a_label_should_not_hold(name: str) -> None:
+    rules = [{"jurisdictions": ["*"], "basis": "opt-out"}]
+    text = json.dumps({"name": name, "purpose": "ai-training", "rules": rules})
+    with pytest.raises(ConfigError):
+        parse_policy(text, "p")
 
 
 def test_every_worker_has_a_registry_of_its_own() -> None:
