@@ -2,8 +2,8 @@
 
     python launcher.py ACTION POINT NUMBER run -c ...
 
-At the NUMBER-th time that POINT is reached, ACTION happens: `halt` (SIGKILL), `raise`, or
-`hold:SECONDS`, which SIGUSR1 ends sooner.
+At the NUMBER-th time that POINT is reached, ACTION happens: `halt` (SIGKILL), `raise`,
+`hold:SECONDS`, which SIGUSR1 ends sooner, or `block:SECONDS`, in which nothing else runs.
 
 The points of a transaction are `after-fetch`, `after-barrier`, `before-begin`, `after-send`,
 `after-offsets`, `before-commit`, and `during-commit`: the request has been sent, its answer has not
@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -61,7 +62,10 @@ class Tampering:
             return
         if self._action == "halt":
             self.halt(**what)
-        await self.hold(**what)
+        if self._action == "block":
+            self.block(**what)
+        else:
+            await self.hold(**what)
 
     async def hold(self, **what: Any) -> None:
         """Let time pass, here and in nothing else."""
@@ -75,6 +79,12 @@ class Tampering:
             pass
         finally:
             self.say(over=True, **what)
+
+    def block(self, **what: Any) -> None:
+        """Keep the event loop from doing anything at all."""
+        self.say(**what)
+        time.sleep(float(self._seconds))
+        self.say(over=True, **what)
 
     def halt(self, **what: Any) -> None:
         """End this process as a crash would."""
