@@ -516,3 +516,6 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[list[signal.Signals]]:
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
+        if signal.SIGTERM in received:
+            # What is left is to exit, and another one must not make a failure of that.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
