@@ -322,6 +322,28 @@ async def test_readiness_goes_off_before_the_transaction_in_hand_is_over(
     assert (await site.check()).reasons() == {"opted-in": 1}
 
 
+async def test_an_end_during_a_rebalance_lets_the_transaction_in_hand_be_finished(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: it is cut short where `Worker._give_up` waits for its own partitions only.
+    monkeypatch.setattr(worker_module, "CLOSE_SECONDS_MAX", 0.2)
+    site = await with_anna(make_site, "both")
+    async with working(site, may_fail=True) as running:
+        await running.ready()
+        async with held_back(running) as held:
+            await site.feed.many(site.content, [post("anna", "1")])
+            await asyncio.wait_for(held.wait(), 10)
+            third = asyncio.create_task(joins(site))
+            await until(lambda: says(running, "group", "rebalancing"), "partitions are given up")
+            running.worker.end()
+            await asyncio.sleep(1)
+            assert not running.task.done()
+        await asyncio.wait([running.task], timeout=10)
+        assert running.task.exception() is None
+        await third
+    assert (await site.check()).reasons() == {"opted-in": 1}
+
+
 async def test_a_worker_whose_group_shares_anew_is_not_ready(make_site: SiteFactory) -> None:
     # Checked: seems ready without a partition where `Worker._revoke` does not remember.
     site = await make_site("shares", partitions=2)

@@ -265,13 +265,13 @@ class Worker:
             # Not after a failure, when nobody knows what else is wrong.
             await _close("the snapshots", self._view.save(), closing_at - time.monotonic())
         await asyncio.gather(
-            _close("the content consumer", self._source.stop()),
-            _close("the consent view", self._view.stop()),
-            _close("the admin client", self._cluster.stop()),
+            _close("the content consumer", self._source.stop(), CLOSE_SECONDS_MAX),
+            _close("the consent view", self._view.stop(), CLOSE_SECONDS_MAX),
+            _close("the admin client", self._cluster.stop(), CLOSE_SECONDS_MAX),
         )
         self._pool.stop()
         # Last, so that it can be seen for how long an end takes.
-        await _close("the HTTP server", self._http.stop())
+        await _close("the HTTP server", self._http.stop(), CLOSE_SECONDS_MAX)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Start a task whose failure ends the worker."""
@@ -480,9 +480,7 @@ class Worker:
         )
 
 
-async def _close(
-    what: str, stopping: Coroutine[Any, Any, None], seconds_max: float = CLOSE_SECONDS_MAX
-) -> None:
+async def _close(what: str, stopping: Coroutine[Any, Any, None], seconds_max: float) -> None:
     # Kafka's clients wait for a broker that is away for as long as for any other answer.
     try:
         async with asyncio.timeout(seconds_max):
