@@ -13,7 +13,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install help demo test test-presidio test-ops check lint types format bench bench-check scaling \
-	simulate faults soak mutants lock dashboards metrics-doc schemas golden redaction-report clean
+	endurance simulate faults soak mutants lock dashboards metrics-doc schemas golden \
+	redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -53,6 +54,10 @@ bench-check: $(STAMP) ## Fail where the throughput beside a plain loop has falle
 
 scaling: $(STAMP) ## Measure how cost grows, ten minutes; ARGS=--quick for a look
 	$(BIN)/python benchmarks/scaling.py $(ARGS)
+
+endurance: $(STAMP) ## Load a worker for MINUTES (30) and beyond measure; fail where memory grows
+	PYTHONPATH=tests/faults $(BIN)/python benchmarks/endurance.py \
+		--minutes $(or $(MINUTES),30) $(ARGS)
 
 simulate: $(STAMP) ## Run 10,000 seeds of the simulation, or as many as SEEDS says
 	SIMULATION_SEEDS=$(or $(SEEDS),10000) $(BIN)/python -m pytest tests/simulation

@@ -53,6 +53,11 @@ class Running:
         return Usage(seconds, own.peak_rss_mb + sum(usage.peak_rss_mb for usage in others))
 
     @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    @property
     def stdout(self) -> str:
         """What it has printed so far."""
         return self._stdout.read_text(errors="replace")

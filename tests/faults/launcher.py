@@ -2,14 +2,16 @@
 
     python launcher.py ACTION POINT NUMBER run -c ...
 
-At the NUMBER-th time that POINT is reached, ACTION happens: `halt` (SIGKILL), `raise`, or
-`hold:SECONDS`, which SIGUSR1 ends sooner.
+At the NUMBER-th time that POINT is reached, ACTION happens: `halt` (SIGKILL), `raise`,
+`hold:SECONDS`, which SIGUSR1 ends sooner, `block:SECONDS`, in which nothing else runs, or `term`
+(SIGTERM) and `term-twice`, with a second one a moment later.
 
 The points of a transaction are `after-fetch`, `after-barrier`, `before-begin`, `after-send`,
 `after-offsets`, `before-commit`, and `during-commit`: the request has been sent, its answer has not
-come. They count where the batch holds something of somebody who granted. The points of a rebalance
-are `assigned` and `revoked`, before the listener's work, and within it `taken` and `stopped`, which
-can only raise.
+come. They count where the batch holds something of somebody who granted. Before these there are
+`starting`, when the broker has answered, and `bootstrapping`, before the first barrier. The points
+of a rebalance are `assigned` and `revoked`, before the listener's work, and within it `taken` and
+`stopped`, which can only raise.
 
 What happens is written to standard error, as the log is: `{"event": "tampered", ...}`.
 """
@@ -19,6 +21,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -39,6 +42,8 @@ AFTER: dict[type[Step[Any]], str] = {
     Send: "after-send",
     SendOffset: "after-offsets",
 }
+
+AGAIN_SECONDS = 0.02
 
 
 class Tampering:
@@ -61,7 +66,18 @@ class Tampering:
             return
         if self._action == "halt":
             self.halt(**what)
-        await self.hold(**what)
+        if self._action == "block":
+            self.block(**what)
+        elif self._action.startswith("term"):
+            self.terminate(**what)
+        else:
+            await self.hold(**what)
+
+    def strike(self, **what: Any) -> None:
+        """What is due, where nothing can be awaited."""
+        if self._action == "halt":
+            self.halt(**what)
+        self.terminate(**what)
 
     async def hold(self, **what: Any) -> None:
         """Let time pass, here and in nothing else."""
@@ -75,6 +91,20 @@ class Tampering:
             pass
         finally:
             self.say(over=True, **what)
+
+    def block(self, **what: Any) -> None:
+        """Keep the event loop from doing anything at all."""
+        self.say(**what)
+        time.sleep(float(self._seconds))
+        self.say(over=True, **what)
+
+    def terminate(self, **what: Any) -> None:
+        """Ask this process to end, while it goes on."""
+        self.say(at=time.time(), **what)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if self._action == "term-twice":
+            loop = asyncio.get_running_loop()
+            loop.call_later(AGAIN_SECONDS, os.kill, os.getpid(), signal.SIGTERM)
 
     def halt(self, **what: Any) -> None:
         """End this process as a crash would."""
@@ -98,6 +128,7 @@ def tamper_with_transactions(tampering: Tampering) -> None:
     perform = KafkaTransport._perform
     granted: dict[KafkaTransport, list[str]] = {}
     judged: set[KafkaTransport] = set()
+    begun: set[KafkaTransport] = set()
 
     async def perform_and_reach(transport: KafkaTransport, step: Step[Any]) -> Any:
         partition = transport._chain.partition
@@ -109,6 +140,9 @@ def tamper_with_transactions(tampering: Tampering) -> None:
             if point is not None and granted.get(transport):
                 await tampering.reach(point, partition=partition, subject=granted[transport][0])
 
+        if isinstance(step, AwaitFrontier) and transport not in begun:
+            begun.add(transport)
+            await tampering.reach("bootstrapping", partition=partition)
         if isinstance(step, Send):
             judged.add(transport)
             granted[transport] = [subject.decode() for subject, *_ in step.outcome.forwarded]
@@ -141,7 +175,7 @@ def tamper_with_commits(tampering: Tampering) -> None:
         answer = send(connection, request, **options)
         is_commit = isinstance(request, EndTxnRequest) and request._transaction_result
         if is_commit and tampering.is_due("during-commit"):
-            tampering.halt(partition=int(request._transactional_id.rpartition("-")[2]))
+            tampering.strike(partition=int(request._transactional_id.rpartition("-")[2]))
         return answer
 
     AIOKafkaConnection.send = send_and_reach
@@ -149,13 +183,17 @@ def tamper_with_commits(tampering: Tampering) -> None:
 
 def tamper_with_listeners(tampering: Tampering) -> None:
     """Reach the points at which partitions are taken and given up."""
-    assign, revoke = Worker._assign, Worker._revoke
+    assign, revoke, start = Worker._assign, Worker._revoke, Worker._start
     take, stop = Worker._take, AssignedPartition.stop
 
     async def reach_and_assign(worker: Worker, partitions: Collection[int]) -> None:
         if partitions:
             await tampering.reach("assigned", partitions=sorted(partitions))
         await assign(worker, partitions)
+
+    async def start_and_reach(worker: Worker, **how: Any) -> None:
+        await tampering.reach("starting")
+        await start(worker, **how)
 
     async def reach_and_revoke(worker: Worker, partitions: Collection[int]) -> None:
         if partitions:
@@ -172,6 +210,7 @@ def tamper_with_listeners(tampering: Tampering) -> None:
 
     Worker._assign = reach_and_assign  # type: ignore[method-assign]
     Worker._revoke = reach_and_revoke  # type: ignore[method-assign]
+    Worker._start = start_and_reach  # type: ignore[method-assign]
     Worker._take = reach_and_take  # type: ignore[method-assign]
     AssignedPartition.stop = reach_and_stop  # type: ignore[method-assign]
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -10,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from arena import Arena, Scenario
 from consentgate.errors import EXIT_INTERNAL, BrokerError
+from consentgate.service.worker import STOP_SECONDS_MAX
 from consentgate.tools.broker import EmbeddedKafka
 from harness import WorkerProcess, consent, freeze_mid_transaction, until
 
@@ -24,6 +26,20 @@ STEP_SECONDS_MAX = 15.0
 ANSWER_SECONDS = 1.0
 
 STORM_SECONDS, STORM_ROUNDS, STORM_WORKERS_MAX = 2.0, 5, 4
+
+PHASES_ONCE = ("starting", "bootstrapping", "assigned", "revoked")
+PHASES = (
+    *PHASES_ONCE,
+    "after-fetch",
+    "after-barrier",
+    "before-begin",
+    "after-send",
+    "after-offsets",
+    "before-commit",
+    "during-commit",
+)
+POLITE_SECONDS_MAX = 10.0
+"""How long an end takes at the most where the broker answers; most take less than one."""
 
 TRANSACTION_TIMEOUT_MS = 2_000
 HANGING_TIMEOUT_MS = 8_000
@@ -85,6 +101,59 @@ async def freeze_and_thaw(arena: Arena, rng: random.Random) -> None:
     await until(lambda: len(zombie.logged("assigned")) > assigned, "it is a member again")
 
 
+async def terminate(arena: Arena, rng: random.Random) -> None:
+    """Have a worker told to end at some point, once or twice, and another one come."""
+    point = rng.choice(PHASES)
+    number = 1 if point in PHASES_ONCE else rng.randint(1, POINT_NUMBER_MAX)
+    worker = await arena.replace(rng.choice(("term", "term-twice")), point, str(number))
+    if point == "revoked":
+        await until(lambda: worker in arena.working(), "it has partitions to give up")
+        await arena.leave(arena.workers[0])
+        await arena.start_worker()
+    await arena.tampered(worker)
+    began = time.monotonic()
+    await arena.ended(worker, 0)
+    assert time.monotonic() - began < POLITE_SECONDS_MAX, f"{point}: an end took too long"
+    arena.over()
+    await arena.start_worker()
+
+
+async def terminate_in_outage(arena: Arena, rng: random.Random) -> None:
+    """Have a worker told to end while the broker stands still and a transaction is open."""
+    await arena.under_way()
+    worker = rng.choice(arena.working())
+    await asyncio.to_thread(arena.kafka.suspend)
+    try:
+        began = time.monotonic()
+        worker.signal(signal.SIGTERM)
+        await arena.ended(worker, 0)
+        took = time.monotonic() - began
+    finally:
+        await asyncio.to_thread(arena.kafka.resume)
+    assert took < STOP_SECONDS_MAX, f"an end took {took:.1f} s"
+    arena.over()
+    await arena.start_worker()
+
+
+async def scale(arena: Arena, _: random.Random) -> None:
+    """Have four workers where there was one, and one again."""
+    while len(arena.workers) > 1:
+        await arena.leave(arena.workers[0])
+    await arena.under_way()
+    while len(arena.workers) < STORM_WORKERS_MAX:
+        await arena.start_worker()
+    await until(lambda: len(arena.working()) == STORM_WORKERS_MAX, "all have a share")
+    await arena.under_way()
+    for worker in arena.workers[:-1]:
+        worker.signal(signal.SIGTERM)
+    for worker in arena.workers[:-1]:
+        await arena.ended(worker, 0)
+    arena.over()
+    await arena.watch.two_commits_of_each()
+    while len(arena.workers) < arena.scenario.workers:
+        await arena.start_worker()
+
+
 async def storm(arena: Arena, rng: random.Random) -> None:
     """Every two seconds a worker comes or goes."""
     await arena.under_way()
@@ -122,6 +191,15 @@ def is_running(kafka: EmbeddedKafka) -> bool:
         return kafka.pid > 0
     except BrokerError:
         return False
+
+
+async def restart_broker(arena: Arena, _: random.Random) -> None:
+    """Stop the broker as an upgrade does, and start it again on the same data."""
+    await arena.under_way()
+    pid = arena.kafka.pid
+    await asyncio.to_thread(arena.kafka.restart)
+    arena.over()
+    assert arena.kafka.pid != pid, "it is another process"
 
 
 async def suspend_broker(arena: Arena, rng: random.Random) -> None:
@@ -308,6 +386,18 @@ SCENARIOS = (
         for point, does in (("taken", "takes"), ("stopped", "gives up"))
     ),
     Scenario("broker-sigkill", "The broker is killed and started again.", kill_broker),
+    Scenario(
+        "worker-sigterm",
+        "A worker is told to end at some point of its life, once or twice.",
+        terminate,
+    ),
+    Scenario(
+        "worker-sigterm-in-outage",
+        "A worker is told to end within a transaction, while the broker stands still.",
+        terminate_in_outage,
+    ),
+    Scenario("scale-1-4-1", "One worker becomes four, and four become one.", scale),
+    Scenario("broker-restart", "The broker is stopped politely and started again.", restart_broker),
     Scenario("broker-sigstop", "The broker stands still for 2 to 6 s.", suspend_broker),
     Scenario(
         "broker-sigstop-beyond-step",

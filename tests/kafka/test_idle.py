@@ -4,11 +4,9 @@ import json
 import time
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
 import checker
 from consentgate.kafka import transport
-from consentgate.service import assigned
 from consentgate.service import worker as worker_module
 from consentgate.tools.broker import EmbeddedKafka
 from harness import (
@@ -82,45 +80,10 @@ def retracted(seen: checker.Seen) -> list[str]:
     return [json.loads(record.value or b"")["reason"] for record in records]
 
 
-async def test_a_partition_that_lags_and_commits_nothing_is_not_live(
-    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Checked: stays live where `AssignedPartition.liveness` does not look at the lag.
-    monkeypatch.setattr(assigned, "STUCK_SECONDS", 1.0)
-    monkeypatch.setattr(worker_module, "WATCH_SECONDS", 0.1)
-    site = await make_site("stuck")
-    await site.feed.many(site.consent, [consent("anna")])
-    async with (
-        AIOKafkaProducer(
-            bootstrap_servers=site.kafka.bootstrap_servers, transactional_id=site.config.group
-        ) as app,
-        working(site) as running,
-    ):
-        await running.ready()
-        await app.begin_transaction()
-        await app.send_and_wait(site.consent, None, b"anna")
-        # Nothing is done, for there is nothing to be done.
-        entries = await ledger_end(site)
-        with pytest.raises(AssertionError, match="not within"):
-            await until(lambda: is_not_live(running), "it is live", seconds=2)
-        assert await ledger_end(site) == entries
-        await site.feed.many(site.content, [post("anna", "1")])
-        await until(lambda: is_not_live(running), "it is not live")
-        await app.commit_transaction()
-        await site.decided()
-        assert (await running.get("/livez"))[0] == 200
-    assert (await site.check()).reasons() == {"no-consent-record": 1}
-
-
-async def is_not_live(running: Running) -> bool:
-    return (await running.get("/livez"))[0] == 503
-
-
 async def test_a_broker_that_stands_still_stalls_the_worker_and_no_more(
     make_site: SiteFactory, shared_kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Checked: stays green where `Worker._ready` looks neither at the broker nor at the partitions.
-    monkeypatch.setattr(assigned, "STALE_SECONDS", 1.5)
     monkeypatch.setattr(worker_module, "STALE_SECONDS", 1.5)
     monkeypatch.setattr(worker_module, "WATCH_SECONDS", 0.2)
     # Shorter than the outage, so that producers are given up, too.

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -51,6 +51,13 @@ KEEP_SECONDS = 300.0
 
 Misplaced = Callable[[int, Sequence[bytes]], Collection[bytes]]
 """Those subjects of a consent partition's records whose place is another partition."""
+
+
+class Behind(NamedTuple):
+    """Why a table is behind, for people, and whether another reader would be so, too."""
+
+    why: str
+    is_anybodys: bool
 
 
 class ConsentTableLost(Exception):
@@ -202,17 +209,21 @@ class ConsentView:
         """Return as soon as the table covers the offsets."""
         await self._of(table).covering(high)
 
-    async def why_behind(self, table: ConsentTable, high: Mapping[int, int]) -> str:
-        """Why the table does not cover these offsets, for people."""
+    async def why_behind(self, table: ConsentTable, high: Mapping[int, int]) -> Behind:
+        """Why the table does not cover these offsets."""
         behind = [p for p, offset in high.items() if table.frontier[p] < offset]
+        if not self._of(table).is_restored():
+            return Behind(f"{self._names(behind)}: the snapshot is being read", is_anybodys=True)
         # The end for readers of committed records is the last stable offset.
         stable = await self._reader.end_offsets([self._at(p) for p in behind])
-        return "; ".join(
+        hidden = [p for p in behind if table.frontier[p] >= stable[self._at(p)]]
+        texts = (
             hidden_text(self._at(p), stable[self._at(p)], high[p])
-            if table.frontier[p] >= stable[self._at(p)]
+            if p in hidden
             else f"{self._topic}-{p}: read up to offset {table.frontier[p]} of {high[p]}"
             for p in behind
         )
+        return Behind("; ".join(texts), is_anybodys=hidden == behind)
 
     async def read_changes(
         self, table: ConsentTable, since: Mapping[int, int], until: Mapping[int, int]

@@ -59,16 +59,21 @@ class ContentSource:
             **settings.group,
         )
         self._listener = _Listener(self._consumer, on_assigned, on_revoked)
-        # On a connection of its own, and so independent of what the fetches see.
+        # On connections of their own, and so independent of what the fetches see.
         self._watermarks = AIOKafkaConsumer(
             group_id=None, isolation_level="read_uncommitted", **settings.client
         )
+        self._stable = AIOKafkaConsumer(
+            group_id=None, isolation_level="read_committed", **settings.client
+        )
         self._sought: dict[int, tuple[int, int]] = {}
         self._high_watermarks: dict[int, int] = {}
+        self._stable_ends: dict[int, int] = {}
 
     async def start(self) -> None:
         """Connect and join the group."""
         await self._watermarks.start()
+        await self._stable.start()
         await self._consumer.start()
         hand_on_decoded_records(self._consumer)
         self._consumer.subscribe([self._topic], listener=self._listener)
@@ -77,6 +82,7 @@ class ContentSource:
         """Leave the group and disconnect."""
         await self._consumer.stop()
         await self._watermarks.stop()
+        await self._stable.stop()
 
     async def range(self, partition: int) -> tuple[int, int]:
         """The first offset that the log still holds, and the last stable offset."""
@@ -131,15 +137,26 @@ class ContentSource:
             batch = Batch(first, next_offset, fetched.get(tp, ()))
         return batch
 
-    async def refresh_high_watermarks(self) -> None:
-        """Read the high watermarks of the partitions that this member has."""
+    async def refresh_ends(self) -> None:
+        """Read where the partitions end that this member has."""
+        assigned = list(self._consumer.assignment())
         async with closing_unanswered(self._watermarks._client):
-            ends = await self._watermarks.end_offsets(list(self._consumer.assignment()))
+            ends = await self._watermarks.end_offsets(assigned)
+        async with closing_unanswered(self._stable._client):
+            stable = await self._stable.end_offsets(assigned)
         self._high_watermarks = {tp.partition: offset for tp, offset in ends.items()}
+        self._stable_ends = {tp.partition: offset for tp, offset in stable.items()}
 
     def high_watermark(self, partition: int) -> int | None:
         """The high watermark as of the last refresh; None before the first one."""
         return self._high_watermarks.get(partition)
+
+    def can_be_read(self, partition: int, first: int) -> bool:
+        """Whether there was something to be read from `first` on, as of the last refresh.
+
+        What an open transaction hides is not there yet.
+        """
+        return first < self._stable_ends.get(partition, 0)
 
     def is_member(self) -> bool:
         """Whether the group counts on this member now."""

@@ -23,13 +23,31 @@ def hand_on_decoded_records(consumer: AIOKafkaConsumer) -> None:
 
 
 class _FetchResults(OrderedDict[Any, Any]):
-    """Fetched and not yet polled, by partition; records are made only when they are polled."""
+    """Fetched and not yet polled, by partition; records are made only when they are polled.
+
+    What is dropped before its end, as after a seek, is closed: its iterator and it refer to each
+    other, and to megabytes, of which the garbage collector sees two objects.
+    """
+
+    def __init__(self, results: Any) -> None:
+        self._iterators: dict[Any, Any] = {}
+        super().__init__(results)
 
     def __setitem__(self, tp: Any, result: Any) -> None:
-        records = getattr(result, "_partition_records", None)
+        records: Any = getattr(result, "_partition_records", None)
         if hasattr(records, "_consumer_record") and hasattr(records, "_records_iterator"):
             records.__class__ = _DecodedRecords
+            self._iterators[tp] = records._records_iterator
         super().__setitem__(tp, result)
+
+    def __delitem__(self, tp: Any) -> None:
+        super().__delitem__(tp)
+        if (iterator := self._iterators.pop(tp, None)) is not None:
+            iterator.close()
+
+    def clear(self) -> None:
+        for tp in list(self):
+            del self[tp]
 
 
 class _DecodedRecords(PartitionRecords):  # type: ignore[misc]

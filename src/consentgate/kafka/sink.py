@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidTimestampError
 from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.core.gate import BatchOutcome, Output
@@ -172,12 +173,17 @@ class TransactionalSink(TransactionalProducer):
         """
         await self.begin()
         sent_ms = read_clock().unix_ms
-        entry, *_ = await all_of(
-            self._send(self._outputs.decisions, [_output(outcome.entry)]),
-            self._send(self._outputs.training, outcome.training),
-            self._send(self._outputs.quarantine, outcome.quarantine),
-            self._send(self._outputs.retractions, outcome.retractions),
-        )
+        try:
+            entry, *_ = await all_of(
+                self._send(self._outputs.decisions, [_output(outcome.entry)]),
+                self._send(self._outputs.training, outcome.training),
+                self._send(self._outputs.quarantine, outcome.quarantine),
+                self._send(self._outputs.retractions, outcome.retractions),
+            )
+        except InvalidTimestampError:
+            raise StepFailed(
+                "the broker refuses a record for its time; is this machine's clock right?"
+            ) from None
         self._ledger_offset = entry[0].offset
         if self._ledger_offset < 0:
             raise StepFailed("the broker did not say where the ledger entry is")

@@ -1,6 +1,7 @@
 """Performs the steps of one partition's life against Kafka, each within a bounded time."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,10 @@ class KafkaTransport(Transport):
         self._sink: TransactionalSink | None = None
         self._is_watching = False
         self.fresh_at_monotonic = time.monotonic()
+        self.excused_at_monotonic = -math.inf
+        """When the consent topic was last seen to be behind for every reader."""
+        self.due_at_monotonic = math.inf
+        """When the step in hand has to be over."""
 
     async def perform(self, step: Step[Any]) -> Any:
         """The reply to the step.
@@ -78,8 +83,10 @@ class KafkaTransport(Transport):
             StepFailed: if it did not succeed, whatever the cause.
             ConsentgateError: if it must not be tried again without a person's decision.
         """
+        seconds_max = _SECONDS_MAX.get(type(step), STEP_SECONDS_MAX)
+        self.due_at_monotonic = time.monotonic() + seconds_max
         try:
-            async with asyncio.timeout(_SECONDS_MAX.get(type(step), STEP_SECONDS_MAX)):
+            async with asyncio.timeout(seconds_max):
                 return await self._perform(step)
         except (StepFailed, ConsentgateError):
             raise
@@ -163,7 +170,10 @@ class KafkaTransport(Transport):
             async with asyncio.timeout(FRESH_SECONDS_MAX):
                 await self._view.await_frontier(self._table, high_watermarks)
         except TimeoutError:
-            return await self._view.why_behind(self._table, high_watermarks)
+            behind = await self._view.why_behind(self._table, high_watermarks)
+            if behind.is_anybodys:
+                self.excused_at_monotonic = time.monotonic()
+            return behind.why
         # It may have been thrown away, and read beyond these offsets again, meanwhile.
         self._refuse_lost_table()
         self.fresh_at_monotonic = time.monotonic()

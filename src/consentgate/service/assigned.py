@@ -3,16 +3,24 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.gate import Gate
 from consentgate.core.partition import (
+    Aborted,
+    AwaitFrontier,
     Committed,
     Event,
     Fetch,
     Partition,
     Phase,
+    ReadHighWatermarks,
+    ReadPosition,
+    Recycled,
     Revoked,
+    Seek,
+    Step,
     StepFailed,
 )
 from consentgate.kafka.clients import Clients
@@ -21,10 +29,10 @@ from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
 
 STUCK_SECONDS = 60.0
-"""A partition that lags and commits nothing for so long makes the worker not live."""
+"""A partition that has work to do and gets nowhere for so long makes the worker not live."""
 
-STALE_SECONDS = 10.0
-"""A consent view that was not confirmed for so long makes the worker not ready."""
+_ON_SHARED_CLIENTS = (Fetch, Seek, ReadHighWatermarks, AwaitFrontier)
+"""What fails in these a new process may mend; for all else the partition begins anew by itself."""
 
 
 class AssignedPartition:
@@ -49,6 +57,11 @@ class AssignedPartition:
             clients, gate.chain, gate.table, self._partition.consent_changed
         )
         self._progressed_at = time.monotonic()
+        self._committed_at = time.monotonic()
+        self._looked_at_offsets = -1
+        self._step: Step[Any] | None = None
+        self._failed_step: Step[Any] | None = None
+        self._unproven_since: str | None = None
         self._last_timestamp_ms: int | None = None
 
     @property
@@ -74,17 +87,20 @@ class AssignedPartition:
         step = next(life)
         try:
             while True:
+                self._step = step
                 try:
                     reply = await self._transport.perform(step)
                     if isinstance(step, Fetch):
                         await self._fetched(give_way)
                 except StepFailed as failure:
+                    self._failed_step = step
                     step = life.throw(failure)
                 except asyncio.CancelledError:
                     # A task of the client's that was cancelled surfaces so, too.
                     cancelled = task is not None and task.cancelling() > 0
                     step = life.throw(Revoked() if cancelled else StepFailed("cancelled inside"))
                 else:
+                    self._failed_step = None
                     step = life.send(reply)
         except StopIteration:
             self._transport.close()
@@ -92,7 +108,7 @@ class AssignedPartition:
     async def _fetched(self, give_way: Callable[[], Awaitable[None]]) -> None:
         if not self._lag_records():
             # There was nothing to commit; an idle partition is not a stuck one.
-            self._progressed_at = time.monotonic()
+            self._committed_at = time.monotonic()
         if not self.hurries:
             # Here, where nothing is judged yet that would grow old.
             await give_way()
@@ -105,11 +121,16 @@ class AssignedPartition:
             partition=self.number,
             lag_records=lag_records,
             lag_seconds=_age_seconds(self._last_timestamp_ms) if lag_records else 0.0,
-            consent_staleness_seconds=self._stale_seconds(),
+            consent_staleness_seconds=self.stale_seconds(),
             phase=self._partition.phase,
-            stuck_seconds=self._stuck_seconds(),
+            stuck_seconds=time.monotonic() - self._committed_at if lag_records else 0.0,
             consent_uncovered_seconds=_age_seconds(uncovered_since_ms),
         )
+
+    @property
+    def is_being_taken_over(self) -> bool:
+        """Whether the predecessor is not settled yet, or the table not read."""
+        return self._partition.phase in (Phase.FENCING, Phase.BOOTSTRAPPING)
 
     def readiness(self) -> str:
         """`ok`, or what keeps the partition from deciding."""
@@ -118,26 +139,64 @@ class AssignedPartition:
             return f"{partition.phase}: {partition.stalled_because}"
         if partition.phase is not Phase.READY:
             return str(partition.phase)
-        stale_seconds = self._stale_seconds()
-        return OK if stale_seconds < STALE_SECONDS else f"consent view stale: {stale_seconds:.0f} s"
+        if self._unproven_since is not None:
+            return f"has committed nothing since: {self._unproven_since}"
+        return OK
+
+    def stale_seconds(self) -> float:
+        """Age of the last completed barrier."""
+        return time.monotonic() - self._transport.fresh_at_monotonic
 
     def liveness(self) -> str:
         """`ok`, or for how long there has been no progress."""
-        stuck_seconds = self._stuck_seconds()
+        stuck_seconds = time.monotonic() - self._progressed_at
         if stuck_seconds < STUCK_SECONDS:
             return OK
-        return f"lags and has committed nothing for {stuck_seconds:.0f} s"
+        return f"has work to do and has got nowhere for {stuck_seconds:.0f} s"
+
+    def look(self, *, broker_answers: bool) -> None:
+        """See whether there has been progress since the last look, or could not have been any.
+
+        What a new process could not mend either is no lack of progress: a broker that is away, a
+        transaction in the consent topic that hangs, a ledger that is long or does not fit.
+        """
+        now, partition, due_at = time.monotonic(), self._partition, self._transport.due_at_monotonic
+        if now - due_at > STUCK_SECONDS:
+            return
+        has_work = self._clients.source.can_be_read(self.number, partition.next_offset)
+        if not has_work and partition.phase is Phase.READY:
+            self._unproven_since = None
+        # Before that it is the table that has to move.
+        offsets = sum(self.table.frontier.values())
+        moved = partition.phase is not Phase.READY and offsets != self._looked_at_offsets
+        self._looked_at_offsets = offsets
+        # The whole of it, where the group's offsets are gone.
+        reads_ledger = isinstance(self._step, ReadPosition) and now < due_at
+        if moved or not has_work or not broker_answers or reads_ledger:
+            self._progressed_at = now
+        self._progressed_at = max(self._progressed_at, self._transport.excused_at_monotonic)
 
     def _report(self, event: Event) -> None:
         self._observe(event)
-        if isinstance(event, Committed):
-            self._committed(event)
+        match event:
+            case Committed():
+                self._committed(event)
+            case Aborted():
+                self._progressed_at = time.monotonic()
+            case Recycled(why):
+                self._unproven_since = why
+                if not isinstance(self._failed_step, _ON_SHARED_CLIENTS):
+                    self._progressed_at = time.monotonic()
 
     def _committed(self, event: Committed) -> None:
-        self._progressed_at = time.monotonic()
-        outcome = event.outcome
-        if outcome.batch.records:
-            self._last_timestamp_ms = outcome.batch.records[-1].timestamp
+        outcome, batch = event.outcome, event.outcome.batch
+        # Of a partition that is ready, a frontier that moves on says nothing about its fetches.
+        if batch.next_offset > batch.first or self._partition.phase is not Phase.READY:
+            self._progressed_at = time.monotonic()
+        self._committed_at = time.monotonic()
+        self._unproven_since = None
+        if batch.records:
+            self._last_timestamp_ms = batch.records[-1].timestamp
         exposures = exposures_ms(self._last_committed, outcome.retracted)
         for change, exposure_ms in zip(outcome.retracted, exposures, strict=True):
             effect_ms = event.committed.unix_ms - change.timestamp_ms
@@ -147,12 +206,6 @@ class AssignedPartition:
     def _lag_records(self) -> int:
         high = self._clients.source.high_watermark(self.number)
         return 0 if high is None else max(0, high - self._partition.next_offset)
-
-    def _stuck_seconds(self) -> float:
-        return time.monotonic() - self._progressed_at if self._lag_records() else 0.0
-
-    def _stale_seconds(self) -> float:
-        return time.monotonic() - self._transport.fresh_at_monotonic
 
 
 def _age_seconds(since_ms: int | None) -> float:

@@ -23,7 +23,8 @@ class HttpServer:
         app.router.add_get("/livez", _health(live))
         app.router.add_get("/readyz", _health(ready))
         app.router.add_get("/metrics", make_aiohttp_handler(registry))
-        self._runner = web.AppRunner(app, access_log=None)
+        # Whoever is asking when it stops gets an answer at once, or none.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port that was bound, which differs from `port` where that is 0.

@@ -1,6 +1,7 @@
 """The worker: owns the tasks, takes partitions from the group, and gives them back."""
 
 import asyncio
+import math
 import resource
 import signal
 import sys
@@ -45,7 +46,7 @@ from consentgate.kafka.layout import (
 from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
 from consentgate.memory import collect_garbage_rarely, keep_freed_memory
-from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
+from consentgate.service.assigned import STUCK_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics, WorkerGauges
 from consentgate.service.right_of_way import RightOfWay
@@ -57,8 +58,24 @@ log = structlog.get_logger()
 BROKER_SECONDS_MAX = 60.0
 """How long the first answer of a broker is awaited."""
 
+STOP_SECONDS_MAX = 25.0
+"""How long an end takes at the most: what follows, and snapshots in the time that is left.
+
+Kubernetes kills what has not ended after 30 s, unless `terminationGracePeriodSeconds` says other.
+"""
+
 REVOKE_SECONDS_MAX = 10.0
 """How long a partition that is given up may finish its transaction."""
+
+CANCEL_SECONDS_MAX = 5.0
+"""How long it may take afterwards to drop its producer."""
+
+CLOSE_SECONDS_MAX = 3.0
+"""How long clients may take to leave and to disconnect, and the HTTP server after them."""
+
+STALE_SECONDS = 10.0
+"""A broker that has not answered, or a consent view that was not confirmed, for so long makes the
+worker not ready."""
 
 WATCH_SECONDS = 2.0
 MISSING_SECONDS_MAX = 30.0
@@ -101,6 +118,7 @@ class Worker:
         self._sign = None if signing is None else load_signer(signing)
         self._policy, transformer = equip(config, policy)
         self._transformer = transformer
+        self._port = 0
         self._pool = TransformPool(transformer, config.redaction.processes)
         self._settings = kafka_settings(config.kafka)
         self._decode_content = content_decoder(config.content.fields, config.limits.max_depth)
@@ -126,11 +144,14 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._counts: Counter[str] = Counter()
         self._right_of_way = RightOfWay(self._anybody_hurries)
+        self._leaving: set[asyncio.Task[None]] = set()
         self._joined = asyncio.Event()
+        self._shares = False  # in the partitions of the group, which a rebalance takes away
+        self._started = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
-        self._broker_answered_at = 0.0
-        self._member_at = time.monotonic()
+        self._broker_answered_at = -math.inf
+        self._watched_at = self._member_at = time.monotonic()
 
     async def run(self, *, until_drained: bool = False) -> Summary:
         """Work until a signal, or until the content that is there now is done.
@@ -145,8 +166,7 @@ class Worker:
         keep_freed_memory()
         with _signals(self.end) as received:
             try:
-                await self._cluster.start(BROKER_SECONDS_MAX)
-                await self._begin(until_drained=until_drained)
+                await self._unless_ended(self._begin(until_drained=until_drained))
                 await self._ended
             finally:
                 await self._put_away()
@@ -163,7 +183,22 @@ class Worker:
         else:
             self._ended.set_exception(failure)
 
+    async def _unless_ended(self, beginning: Coroutine[Any, Any, None]) -> None:
+        """Begin, and leave off where the worker is to end before it has begun."""
+        task = asyncio.create_task(beginning)
+        try:
+            await asyncio.wait([task, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+        finally:
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_SECONDS_MAX)
+
     async def _begin(self, *, until_drained: bool) -> None:
+        # First of all, so that a start that takes long can be seen from outside.
+        http = self._config.http
+        self._port = await self._http.start(http.host, http.port)
+        await self._cluster.start(BROKER_SECONDS_MAX)
         try:
             async with asyncio.timeout(BROKER_SECONDS_MAX):
                 await self._start(until_drained=until_drained)
@@ -187,13 +222,11 @@ class Worker:
                 topic=topic,
                 declared=self._config.declared[topic],
             )
-        http = self._config.http
-        port = await self._http.start(http.host, http.port)
         log.info(
             "started",
             policy=self._policy.reference,
             scope=layout.scope,
-            http=f"http://{http.host}:{port}",
+            http=f"http://{self._config.http.host}:{self._port}",
         )
         await self._view.start(
             layout.misplaced, layout.deletions_kept_ms, await self._snapshots(layout)
@@ -206,6 +239,7 @@ class Worker:
         await self._source.start()
         # Only now are there clients to be watched.
         self._tasks.append(self._spawn(self._watch(layout)))
+        self._started = True
 
     async def _snapshots(self, layout: Layout) -> Snapshots | None:
         config = self._config
@@ -225,20 +259,22 @@ class Worker:
 
     async def _put_away(self) -> None:
         self._stopping = True
+        closing_at = time.monotonic() + STOP_SECONDS_MAX - 2 * CLOSE_SECONDS_MAX
         await self._give_up(list(self._assigned))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ended.done() and self._ended.exception() is None:
             # Not after a failure, when nobody knows what else is wrong.
-            await _close("the snapshots", self._view.save())
+            await _close("the snapshots", self._view.save(), closing_at - time.monotonic())
         await asyncio.gather(
-            _close("the content consumer", self._source.stop()),
-            _close("the consent view", self._view.stop()),
-            _close("the admin client", self._cluster.stop()),
-            _close("the HTTP server", self._http.stop()),
+            _close("the content consumer", self._source.stop(), CLOSE_SECONDS_MAX),
+            _close("the consent view", self._view.stop(), CLOSE_SECONDS_MAX),
+            _close("the admin client", self._cluster.stop(), CLOSE_SECONDS_MAX),
         )
         self._pool.stop()
+        # Last, so that it can be seen for how long an end takes.
+        await _close("the HTTP server", self._http.stop(), CLOSE_SECONDS_MAX)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Start a task whose failure ends the worker."""
@@ -257,6 +293,7 @@ class Worker:
     async def _assign(self, partitions: Collection[int]) -> None:
         self.metrics.rebalances.inc()
         self._joined.set()
+        self._shares = True
         log.info("assigned", partitions=sorted(partitions))
         try:
             for partition in () if self._stopping else partitions:
@@ -299,6 +336,7 @@ class Worker:
         self._assigned[number] = (assigned, self._spawn(assigned.live(self._right_of_way.give)))
 
     async def _revoke(self, partitions: Collection[int]) -> None:
+        self._shares = False
         try:
             await self._give_up(partitions)
         except Exception as error:
@@ -308,13 +346,15 @@ class Worker:
     async def _give_up(self, partitions: Collection[int]) -> None:
         """Let the partitions finish what is in hand, cut short what takes too long."""
         given_up = [self._assigned.pop(p) for p in partitions if p in self._assigned]
-        for assigned, _ in given_up:
+        for assigned, task in given_up:
             assigned.stop()
-        tasks = {task for _, task in given_up}
-        for _ in range(2):
-            if tasks:
-                _, tasks = await asyncio.wait(tasks, timeout=REVOKE_SECONDS_MAX)
-            for task in tasks:
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        for seconds in (REVOKE_SECONDS_MAX, CANCEL_SECONDS_MAX):
+            # Also those of a rebalance that is under way when the worker is to end.
+            if self._leaving:
+                await asyncio.wait(set(self._leaving), timeout=seconds)
+            for task in self._leaving:
                 task.cancel()
         for assigned, _ in given_up:
             self._view.release(assigned.table)
@@ -346,11 +386,14 @@ class Worker:
         """See whether the cluster still answers, and with the same topics."""
         found_at = time.monotonic()
         while True:
+            missing: Collection[str] = ()
+            answers = False
             try:
                 async with asyncio.timeout(STALE_SECONDS):
                     missing = await refuse_changes(self._config, self._cluster, layout)
                     if not missing:
-                        await self._source.refresh_high_watermarks()
+                        await self._source.refresh_ends()
+                        answers = True
             except ConfigError:
                 raise
             except Exception as error:
@@ -363,6 +406,9 @@ class Worker:
                 elif now - found_at > MISSING_SECONDS_MAX:
                     raise ConfigError(missing_topics_text(missing))
             self._refuse_broken_clients()
+            for assigned, _ in self._assigned.values():
+                assigned.look(broker_answers=answers)
+            self._watched_at = time.monotonic()
             await asyncio.sleep(WATCH_SECONDS)
 
     def _refuse_broken_clients(self) -> None:
@@ -409,14 +455,32 @@ class Worker:
         )
 
     def _live(self) -> Mapping[str, str]:
-        return {f"partition-{n}": a.liveness() for n, (a, _) in self._assigned.items()}
+        unwatched_seconds = time.monotonic() - self._watched_at
+        is_watched = not self._started or unwatched_seconds < STUCK_SECONDS
+        return {
+            "watch": OK if is_watched else f"has not been kept for {unwatched_seconds:.0f} s",
+            **{
+                f"partition-{n}": "its task has ended" if task.done() else assigned.liveness()
+                for n, (assigned, task) in self._assigned.items()
+            },
+        }
 
     def _ready(self) -> Mapping[str, str]:
         answered = time.monotonic() - self._broker_answered_at < STALE_SECONDS
+        in_group = self._shares and self._source.is_member()
+        stale_seconds = max((a.stale_seconds() for a, _ in self._assigned.values()), default=0.0)
+        is_fresh = stale_seconds < STALE_SECONDS
+        state = OK if self._started else "starting"
+        waiting = [a for a, _ in self._assigned.values() if a.is_being_taken_over]
+        taking = f"{len(waiting)} of {len(self._assigned)} partitions are being taken over"
         return {
-            "worker": "stopping" if self._stopping else OK,
+            "worker": "stopping" if self._stopping else state,
+            # Without one there is no worker.
+            "policy": OK,
             "broker": OK if answered else "does not answer",
-            "group": OK if self._joined.is_set() and self._source.is_member() else "joining",
+            "group": OK if in_group else "rebalancing" if self._joined.is_set() else "joining",
+            "bootstrap": taking if waiting else OK,
+            "consent": OK if is_fresh else f"not known to be fresh for {stale_seconds:.0f} s",
             **{f"partition-{n}": a.readiness() for n, (a, _) in self._assigned.items()},
         }
 
@@ -432,10 +496,10 @@ class Worker:
         )
 
 
-async def _close(what: str, stopping: Coroutine[Any, Any, None]) -> None:
+async def _close(what: str, stopping: Coroutine[Any, Any, None], seconds_max: float) -> None:
     # Kafka's clients wait for a broker that is away for as long as for any other answer.
     try:
-        async with asyncio.timeout(REVOKE_SECONDS_MAX):
+        async with asyncio.timeout(seconds_max):
             await stopping
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
@@ -466,3 +530,6 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[list[signal.Signals]]:
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
+        if signal.SIGTERM in received:
+            # What is left is to exit, and another one must not make a failure of that.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
