@@ -36,7 +36,7 @@ fetched=$(mktemp -d)
 trap 'rm -rf "$fetched"' EXIT
 
 module() { # Where a module's files are.
-    (cd "$fetched" && go mod download -json "$1") | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+    (cd "$fetched" && go mod download -json "$1" 2>/dev/null) | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
 }
 keda_files=$(module "$keda")
 cp "$keda_files/config/crd/bases/keda.sh_scaledobjects.yaml" \
