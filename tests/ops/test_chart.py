@@ -427,3 +427,44 @@ def test_the_notes_say_what_to_do_next(case: str, tmp_path: Path) -> None:
     for command in re.findall(r"-- consentgate (.+)", text):
         result = CliRunner().invoke(app, [*command.split(), "--help"])
         assert result.exit_code == 0, result.output
+
+
+def blocks_of_the_page(language: str) -> list[str]:
+    page = (ROOT / "docs/kubernetes.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_values_on_the_page_can_be_installed(tmp_path: Path) -> None:
+    values = blocks_of_the_page("yaml")
+    assert values
+    for text in values:
+        (tmp_path / "values.yaml").write_text(text, "utf-8")
+        result = render("--values", str(tmp_path / "values.yaml"))
+        assert result.returncode == 0, result.stderr
+
+
+def test_the_commands_on_the_page_name_what_there_is() -> None:
+    shown = " ".join(blocks_of_the_page("sh")).replace("\\\n", "")
+    for chart in re.findall(r"helm (?:lint|install gate|upgrade gate) (\S+)", shown):
+        assert ROOT / chart == CHART
+    deployment = only("minimal", "Deployment")["metadata"]["name"]
+    assert re.findall(r"deployment/(\S+)", shown) == [deployment]
+    for command in re.findall(r"^ *consentgate (.+)$", shown, re.MULTILINE):
+        result = CliRunner().invoke(app, [*command.split(), "--help"])
+        assert result.exit_code == 0, result.output
+
+
+def test_the_page_names_the_versions_that_were_checked() -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text("utf-8")
+    installed = (TOOLS / "installed").read_text("utf-8")
+    versions = [".".join(version.split(".")[:2]) for version in KUBERNETES]
+    assert f"Kubernetes {' and '.join(versions)}," in page
+    for name, module in (
+        ("by Helm", "helm.sh/helm/v3"),
+        ("KEDA", "github.com/kedacore/keda/v2"),
+        ("operator", "github.com/prometheus-operator/prometheus-operator"),
+    ):
+        (version,) = re.findall(rf"{re.escape(module)}@v(\d+\.\d+)\.\d+", installed)
+        assert re.search(rf"{name}\s{re.escape(version)}\b", page), name
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    assert about["kubeVersion"] == f">={KUBERNETES[0]}-0"
