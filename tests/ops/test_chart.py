@@ -276,9 +276,12 @@ def test_a_worker_can_read_its_configuration(case: str, tmp_path: Path) -> None:
             secret.write_text(f"what {variable} holds\n", "utf-8")
             environment[variable] = str(secret)
         config = load_config(str(path), environment)
-        assert len(secrets) == sum(
-            str(value).startswith("what ") for value in config.kafka.values()
-        )
+        values = yaml.safe_load((CHART / f"ci/{case}.yaml").read_text("utf-8"))
+        settings = [name for each in values.get("secrets", ()) for name in each.get("settings", ())]
+        for setting in settings:
+            variable = f"CONSENTGATE_{setting.upper().replace('.', '_').replace('_', '__', 1)}_FILE"
+            assert config.kafka[setting.removeprefix("kafka.")] == f"what {variable} holds"
+        assert len(secrets) == len(settings)
         assert config.http.host == "0.0.0.0"
         for port in container.get("ports", ()):
             assert port == {"name": "http", "containerPort": config.http.port}
