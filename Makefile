@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install help demo test test-presidio test-ops check lint types format bench bench-check scaling \
-	endurance simulate faults soak mutants lock dashboards metrics-doc schemas golden \
+	endurance simulate faults soak mutants lock dashboards metrics-doc schemas chart golden \
 	redaction-report clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
@@ -84,6 +84,9 @@ schemas: $(STAMP) ## Make the JSON Schemas and the table of all settings anew fr
 	$(BIN)/python -m consentgate.schemas.settings docs/configuration.md > $(VENV)/settings.md
 	mv $(VENV)/settings.md docs/settings.md
 
+chart: $(STAMP) ## Make anew what the Helm chart has from elsewhere: rules, dashboards, schema, table
+	$(BIN)/python deploy/helm/chart.py
+
 golden: $(STAMP) ## Write anew what broken policies are told, after a change of messages
 	REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_broken_policies.py
 
@@ -112,7 +115,7 @@ lock: ## Make the lock files anew, with the latest versions that pyproject.toml 
 	@wc -l requirements/*.lock
 
 clean: ## Remove .venv and everything else that the other targets made
-	rm -rf $(VENV) $(PRESIDIO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(PRESIDIO) .ops build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		benchmarks/results benchmarks/.venvs benchmarks/peers/java/target
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

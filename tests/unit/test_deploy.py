@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from consentgate.cli import app
 from consentgate.config import PREFIX, load_config
 from consentgate.policies import load_policy
+from consentgate.service.worker import STOP_SECONDS_MAX
 from consentgate.tools.jars import kafka_version, read_lock
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ OURS = {
     for name, service in SERVICES.items()
     if service["image"].startswith("consentgate")
 }
+WORKERS = {name: service for name, service in OURS.items() if service["command"][0] == "run"}
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text("utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
@@ -57,6 +59,31 @@ def test_a_service_depends_on_known_services_only(name: str) -> None:
         for dependency, condition in dependencies.items():
             if condition["condition"] == "service_healthy":
                 assert "healthcheck" in SERVICES[dependency]
+
+
+def test_nothing_is_published_to_other_machines() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert len({port.split(":")[1] for port in published}) == len(published)
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_container_of_ours_has_the_least_rights(name: str) -> None:
+    service = OURS[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+
+
+def test_two_workers_share_the_partitions_and_have_time_to_stop() -> None:
+    assert len(WORKERS) == 2
+    (topics,) = (service["command"] for name, service in OURS.items() if name not in WORKERS)
+    assert int(topics[topics.index("--partitions") + 1]) % len(WORKERS) == 0
+    for worker in WORKERS.values():
+        # It waits twice for its partitions, then for its snapshots, then for its clients to close.
+        assert int(worker["stop_grace_period"].removesuffix("s")) > STOP_SECONDS_MAX
+        assert worker["depends_on"]["topics"] == {"condition": "service_completed_successfully"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -108,8 +135,12 @@ def test_prometheus_and_docker_ask_the_port_that_is_served() -> None:
     assert mounted == ("/etc/prometheus", "./deploy/prometheus")
     for pattern in prometheus["rule_files"]:
         assert list((ROOT / "deploy/prometheus").glob(pattern))
-    assert scrape["static_configs"] == [{"targets": [f"enforcer:{config.http.port}"]}]
-    assert SERVICES["enforcer"]["ports"] == [f"127.0.0.1:{config.http.port}:{config.http.port}"]
+    assert scrape["static_configs"] == [
+        {"targets": [f"{name}:{config.http.port}" for name in WORKERS]}
+    ]
+    for number, worker in enumerate(WORKERS.values()):
+        published = f"{config.http.port + number}:{config.http.port}"
+        assert worker["ports"] == [f"127.0.0.1:{published}"]
     assert f"EXPOSE {config.http.port}\n" in DOCKERFILE
     (probe,) = re.findall(r'CMD \["python", "-c", "(.+)"\]', DOCKERFILE)
     compile(probe, "HEALTHCHECK", "exec")
@@ -119,9 +150,31 @@ def test_prometheus_and_docker_ask_the_port_that_is_served() -> None:
 def test_every_file_that_the_image_is_built_from_exists_and_is_not_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
-    for path in chain.from_iterable(sources.split() for sources in copied):
+    paths = list(chain.from_iterable(sources.split() for sources in copied))
+    for path in paths:
         assert (ROOT / path).exists(), path
         assert f"!{path.split('/')[0]}" in ignored
+    # All else is left out, secrets that lie about and the history among it.
+    assert next(line for line in ignored if not line.startswith("#")) == "*"
+    kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert kept == {path.split("/")[0] for path in paths}
+
+
+def test_prometheus_finds_its_configuration_and_its_rules() -> None:
+    mounts = mounts_of(SERVICES["prometheus"])
+    assert mounts["/etc/prometheus"] == "./deploy/prometheus"
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    assert prometheus["rule_files"] == ["rules/*.yml"]
+
+
+def test_the_final_layer_can_build_nothing_and_is_nobody_of_note() -> None:
+    *_, final = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
+    assert "pip uninstall --yes --root-user-action=ignore setuptools wheel pip" in final
+    assert "pip install" not in final
+    assert re.search(r"^USER [1-9][0-9]+$", final, re.MULTILINE)
+    assert re.findall(r"^COPY .+$", final, re.MULTILINE) == [
+        "COPY --from=build /opt/consentgate /opt/consentgate"
+    ]
 
 
 def test_grafana_finds_its_dashboards_and_its_data_source() -> None:
