@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from consentgate.kafka import survey
+from consentgate.kafka import connecting, survey
+from consentgate.kafka.connecting import Attempt, attempt, bootstrap_addresses
 from consentgate.kafka.settings import kafka_settings
-from consentgate.kafka.survey import Attempt, Right, attempt, bootstrap_addresses
+from consentgate.kafka.survey import Right
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -91,7 +92,7 @@ async def test_a_name_that_cannot_be_resolved_is_told() -> None:
 async def test_a_listener_that_lets_nobody_in_is_told(
     monkeypatch: pytest.MonkeyPatch, serve: Served
 ) -> None:
-    monkeypatch.setattr(survey, "CONNECT_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(connecting, "CONNECT_SECONDS_MAX", 0.3)
     async with listening(serve) as port:
         found = await tried(port)
     assert (found.answered, "lets nobody in by PLAINTEXT" in str(found.problem)) == (False, True)
@@ -111,7 +112,7 @@ async def test_a_user_who_is_refused_is_told_the_setting(
     async def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(survey, "create_conn", refuse)
+    monkeypatch.setattr(connecting, "create_conn", refuse)
     found = await tried(9092, sasl_mechanism="SCRAM-SHA-512")
     assert found.answered
     assert "SCRAM-SHA-512" in str(found.problem)
