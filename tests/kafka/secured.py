@@ -1,7 +1,6 @@
 """A broker that asks who is there: TLS, every way to log in, and access control lists."""
 
 import argparse
-import asyncio
 import base64
 import json
 import re
@@ -15,12 +14,13 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from certificates import Authority
 from consentgate.tools.broker import HOST, EmbeddedKafka
+from harness import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,14 @@ CLIENT_SECRET = "client-secret-Zq7"
 
 SECURITY = "org.apache.kafka.common.security"
 
-_OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+_OPERATIONS = {
+    "Read": 3,
+    "Write": 4,
+    "Create": 5,
+    "Delete": 6,
+    "Describe": 8,
+    "DescribeConfigs": 10,
+}
 _TOPIC, _GROUP, _CLUSTER, _TRANSACTIONAL_ID = 2, 3, 4, 5
 _LITERAL, _PREFIXED = 3, 4
 _ALLOW = 3
@@ -56,7 +63,7 @@ def documented_acls() -> dict[str, list[Acl]]:
     commands: dict[str, list[Acl]] = {}
     for block in re.findall(r"^```sh\n(# consentgate .*?)^```$", page, re.MULTILINE | re.DOTALL):
         acls: list[Acl] = []
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("# consentgate "):
                 acls = []
                 for command in line.removeprefix("# consentgate ").split(", "):
@@ -69,7 +76,7 @@ def documented_acls() -> dict[str, list[Acl]]:
 
 def _read(line: str) -> Iterator[Acl]:
     program, *arguments = shlex.split(line)
-    assert program == "$grant", line
+    assert program == "grant", line
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--operation", action="append", required=True)
     parser.add_argument("--topic", action="append", default=[])
@@ -100,12 +107,23 @@ class Rights:
             request = CreateAclsRequest(*acl[:3], f"User:{user}", "*", *_rest(acl))
             response = await self._admin._send_request(request)
             assert [error[0] for error in response.creation_responses] == [0], response
+            await until(lambda acl=acl: self._has(user, acl), f"{acl} is granted")
 
     async def revoke(self, user: str, acls: Iterable[Acl]) -> None:
         for acl in acls:
             request = DeleteAclsRequest(*acl[:3], f"User:{user}", "*", *_rest(acl))
             (answer,) = (await self._admin._send_request(request)).filter_responses
             assert (answer[0], len(answer[2])) == (0, 1), answer
+
+            async def is_gone(acl: Acl = acl) -> bool:
+                return not await self._has(user, acl)
+
+            await until(is_gone, f"{acl} is taken away")
+
+    async def _has(self, user: str, acl: Acl) -> bool:
+        """What the broker itself knows of; the controller decides a little earlier."""
+        request = DescribeAclsRequest(*acl[:3], f"User:{user}", "*", *_rest(acl))
+        return bool((await self._admin._send_request(request)).resources)
 
 
 def _rest(acl: Acl) -> tuple[int, int]:
@@ -197,7 +215,7 @@ async def serving(endpoint: Endpoint) -> AsyncIterator[Endpoint]:
 # The broker.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Secured:
     """The broker, and the files that it was made with."""
 
@@ -206,14 +224,11 @@ class Secured:
     authority: Authority
     issuer: Issuer
 
-    @property
-    def truststore(self) -> Path:
-        return self.directory / "broker-trusts.pem"
-
-    def keep(self, authority: Authority) -> None:
-        """Have the broker's own certificate signed by this authority."""
-        pem, key = authority.sign("broker", hosts=(HOST,))
+    def keep(self) -> None:
+        """Write the broker's own certificate, and whom it trusts; a restart reads them."""
+        pem, key = self.authority.sign("broker", hosts=(HOST,))
         (self.directory / "broker.pem").write_bytes(key + pem)
+        (self.directory / "broker-trusts.pem").write_bytes(self.authority.pem)
 
     def tls(self, directory: Path, authority: Authority | None = None) -> dict[str, Any]:
         """Settings of a client that trusts the broker, by a file of its own."""
@@ -296,7 +311,6 @@ def secured_kafka(directory: Path) -> Iterator[Secured]:
         system_properties={"org.apache.kafka.sasl.oauthbearer.allowed.urls": jwks.as_uri()},
     )
     secured = Secured(kafka, directory, authority, issuer)
-    secured.keep(authority)
-    secured.truststore.write_bytes(authority.pem)
+    secured.keep()
     with kafka:
         yield secured

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -219,6 +220,8 @@ class Cluster:
                 ] = await self._admin.list_consumer_group_offsets(group, partitions=asked)
                 if set(answers) == set(asked):
                     return answers
+            except GroupAuthorizationFailedError:
+                raise GroupAuthorizationFailedError(group) from None
             except KafkaError as error:
                 # A cluster that has never had a group creates its coordinator's topic first.
                 if not error.retriable or time.monotonic() > deadline:

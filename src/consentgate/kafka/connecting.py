@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from aiokafka import TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
@@ -71,9 +72,11 @@ async def why_shut_out(settings: KafkaSettings) -> Sequence[Attempt]:
     return attempts if all(each.problem is not None for each in attempts) else ()
 
 
-def denial(error: BaseException) -> str | None:
+def denial(error: BaseException | None) -> str | None:
     """That this user lacks a right, and where the rights are listed; None for other errors."""
-    if not isinstance(error, KafkaError) or _DENIED not in type(error).__name__:
+    while error is not None and _DENIED not in type(error).__name__:
+        error = error.__cause__  # The client hides some behind errors of its own.
+    if not isinstance(error, KafkaError):
         return None
     kind = type(error).__name__.partition(_DENIED)[0].lower().replace("id", " id")
     # Their arguments are names of topics, a group or a transactional id, and nothing else.
@@ -85,6 +88,8 @@ def denial(error: BaseException) -> str | None:
 
 
 def _each(argument: object) -> Sequence[object]:
+    if isinstance(argument, TopicPartition):
+        return [argument.topic]
     return list(argument) if isinstance(argument, set | frozenset | list | tuple) else [argument]
 
 

@@ -161,14 +161,14 @@ class TokenEndpoint:
         form = {"grant_type": "client_credentials"}
         if self.scope is not None:
             form["scope"] = self.scope
+        login = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS_MAX)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.post(
                 self.url,
                 data=form,
-                auth=aiohttp.BasicAuth(self.client_id, self.client_secret, "utf-8"),
-                headers={"Accept": "application/json"},
+                headers={"Accept": "application/json", "Authorization": f"Basic {login}"},
                 # A redirect would take the secret to somewhere else.
                 allow_redirects=False,
                 ssl=True if self.tls is None else self.tls,

@@ -108,7 +108,7 @@ class EmbeddedKafka:
     avoid that, use `asyncio.to_thread`. Only one thread may use an object at a time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - What a broker is made of.
         self,
         *,
         port: int | None = None,
