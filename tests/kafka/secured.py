@@ -156,9 +156,9 @@ class Issuer:
         }
         return json.dumps({"keys": [key]})
 
-    def token(self, subject: str, seconds: float, audience: str = "kafka") -> str:
+    def token(self, subject: str, seconds: float) -> str:
         now = time.time()
-        claims = {"sub": subject, "iat": now, "exp": now + seconds, "aud": audience, "scope": "k"}
+        claims = {"sub": subject, "iat": now, "exp": now + seconds, "aud": "kafka", "scope": "k"}
         head = {"alg": "RS256", "typ": "JWT", "kid": "k1"}
         signed = ".".join(_encoded(json.dumps(part).encode()) for part in (head, claims))
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -172,16 +172,18 @@ class Endpoint:
     issuer: Issuer
     url: str = ""
     seconds: float = 3600.0
-    audience: str = "kafka"
+    away: bool = False
     asked: list[Mapping[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         form = dict(await request.post())
         self.asked.append(form)
+        if self.away:
+            return web.Response(status=503)
         expected = base64.b64encode(f"{WORKER}:{CLIENT_SECRET}".encode()).decode()
         if request.headers.get("Authorization") != f"Basic {expected}":
             return web.json_response({"error": "invalid_client"}, status=401)
-        token = self.issuer.token(WORKER, self.seconds, self.audience)
+        token = self.issuer.token(WORKER, self.seconds)
         return web.json_response(
             {"access_token": token, "token_type": "Bearer", "expires_in": self.seconds}
         )

@@ -371,7 +371,7 @@ class Worker:
             return denied
         # One that stands still does not tell why.
         attempts = () if isinstance(error, TimeoutError) else await why_shut_out(self._settings)
-        return "; ".join(str(each) for each in attempts if each.refused) or NO_ANSWER
+        return "; ".join(dict.fromkeys(map(str, attempts))) or NO_ANSWER
 
     def _refuse_broken_clients(self) -> None:
         """End the process rather than wait for a client that does nothing any more."""
