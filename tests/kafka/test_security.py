@@ -247,6 +247,19 @@ async def test_a_consent_topic_that_may_not_be_read_any_more_stops_forwarding(
     assert (await site.check()).reasons() == {"opted-in": 101}
 
 
+async def test_a_worker_that_the_group_refuses_ends_and_says_so(
+    secured: Secured, make_allowed: MakeAllowed, rights: Rights
+) -> None:
+    user = "user19"
+    site = by(await make_allowed("outside", user), secured.plain(user))
+    reading = [acl for acl in acls_of(site, "run") if acl.name == site.config.group]
+    async with working(site, may_fail=True) as running:
+        await running.ready()
+        await rights.revoke(user, reading)
+        await until(running.task.done, "the worker has ended")
+    assert f"lacks a right on the group {site.config.group}" in missed(running)
+
+
 async def test_the_page_has_what_each_command_needs(
     secured: Secured, make_secured_site: SiteFactory, rights: Rights, tmp_path: Path
 ) -> None:

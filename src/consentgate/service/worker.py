@@ -375,6 +375,8 @@ class Worker:
 
     def _refuse_broken_clients(self) -> None:
         """End the process rather than wait for a client that does nothing any more."""
+        if (denied := self._source.denied()) is not None:
+            raise ConfigError(denied)
         if self._source.is_broken() or self._view.is_broken():
             raise ClientBroken("a task of the Kafka client has ended; the process must start anew")
         now = time.monotonic()

@@ -198,6 +198,23 @@ async def test_a_certificate_without_its_key_yet_leaves_the_last_good_ones_in_us
     assert seen == ["client", "renewed"]
 
 
+async def test_a_file_that_is_refused_is_tried_again(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The file is as it was, so far as can be seen: what was refused was read a moment too early.
+    async with serving(both.server) as (port, seen):
+        both.rename("renewed")
+        with monkeypatch.context() as early:
+            early.setattr(TlsFiles, "load", refuse)
+            await hello(port, both.client)
+        await hello(port, both.client)
+    assert seen == ["client", "renewed"]
+
+
+def refuse(_: TlsFiles) -> ssl.SSLContext:
+    raise ConfigError("half written")
+
+
 async def test_files_behind_a_link_are_seen_to_be_replaced(both: Both, tmp_path: Path) -> None:
     # As Kubernetes does with secrets: the directory behind a link changes.
     for name in ("one", "two"):
