@@ -174,7 +174,7 @@ async def test_a_refusal_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cluster._admin, "start", fail)
     monkeypatch.setattr(cluster_module, "why_shut_out", tell)
     with pytest.raises(ConfigError) as raised:
-        await cluster.start(timeout_seconds=60)
+        await cluster.start(timeout_seconds=5)
     assert str(raised.value).splitlines() == ["it is away. Wait", "it says no. Set it"]
     refused = False
     with pytest.raises(BrokerUnavailable, match=r"(?s)no broker answered at localhost:9092.*away"):
