@@ -22,14 +22,23 @@ KAFKA_SETTINGS = frozenset(
         "bootstrap.servers",
         "client.id",
         "compression.type",
+        "enable.sasl.oauthbearer.unsecure.jwt",
         "fetch.max.bytes",
         "fetch.wait.max.ms",
         "heartbeat.interval.ms",
+        "https.ca.location",
         "max.partition.fetch.bytes",
         "metadata.max.age.ms",
         "retry.backoff.ms",
         "sasl.mechanism",
         "sasl.mechanisms",
+        "sasl.oauthbearer.client.id",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.config",
+        "sasl.oauthbearer.extensions",
+        "sasl.oauthbearer.method",
+        "sasl.oauthbearer.scope",
+        "sasl.oauthbearer.token.endpoint.url",
         "sasl.password",
         "sasl.username",
         "security.protocol",
@@ -153,6 +162,10 @@ class Config(_Section, frozen=True):
     keys: KeysConfig = KeysConfig()
     redaction: RedactionConfig = RedactionConfig()
     snapshot: str | None = None
+
+    def __repr__(self) -> str:
+        # The client's settings hold passwords.
+        return f"Config(group={self.group!r})"
 
 
 def load_config(path: str | None, environment: Mapping[str, str] | None = None) -> Config:

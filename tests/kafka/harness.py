@@ -664,8 +664,11 @@ async def working(
         if not may_fail:
             running.task.add_done_callback(ended)
         try:
-            await until(lambda: running.logged("started"), "the worker has started")
-            running.http = running.logged("started")[0]["http"]
+            await until(
+                lambda: running.logged("started") or running.task.done(), "the worker has started"
+            )
+            for started in running.logged("started"):
+                running.http = started["http"]
             yield running
         finally:
             in_block = False

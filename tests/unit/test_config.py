@@ -479,3 +479,8 @@ def test_what_is_declared_is_kept_as_it_is_written(file: Path) -> None:
 )
 def test_what_can_mean_nothing_is_not_declared(file: Path, text: str, message: str) -> None:
     assert refused(file, text).startswith(message)
+
+
+def test_a_configuration_does_not_show_its_passwords() -> None:
+    config = Config(kafka={"sasl.password": "hunter2"}, group="g")
+    assert "hunter2" not in f"{config!r} {config}"

@@ -7,7 +7,8 @@ import traceback
 import typer
 
 from consentgate.cli import evidence, fixtures, operate, policies, quarantine, questions
-from consentgate.errors import EXIT_INTERNAL, ConsentgateError
+from consentgate.errors import EXIT_CONFIG, EXIT_INTERNAL, ConsentgateError
+from consentgate.kafka.connecting import denial
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,9 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except Exception:
+    except Exception as error:
+        if (denied := denial(error)) is not None:
+            print(f"error: {denied}", file=sys.stderr)
+            sys.exit(EXIT_CONFIG)
         traceback.print_exc()
         sys.exit(EXIT_INTERNAL)

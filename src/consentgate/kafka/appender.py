@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from consentgate.errors import BrokerUnavailable, ConfigError
+from consentgate.kafka.connecting import denial
 from consentgate.kafka.settings import KafkaSettings
 
 PENDING_MAX = 10_000
@@ -88,6 +89,7 @@ class Appender:
         results = await asyncio.gather(*pending, return_exceptions=True)
         for result in results:
             if isinstance(result, KafkaError):
-                raise ConfigError(f"the broker refused a record: {type(result).__name__}")
+                why = denial(result) or type(result).__name__
+                raise ConfigError(f"the broker refused a record: {why}")
             if isinstance(result, BaseException):
                 raise result

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -22,13 +23,11 @@ from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import BrokerUnavailable, ConfigError
+from consentgate.kafka.connecting import why_shut_out
 from consentgate.kafka.settings import KafkaSettings
-from consentgate.kafka.unanswered import closing_unanswered
+from consentgate.kafka.unanswered import UNANSWERED, closing_unanswered
 
 REPLICATION_FACTOR = 3
-
-UNANSWERED = (KafkaError, OSError, TimeoutError)
-"""What a question to a cluster raises that cannot answer it now."""
 
 _REFUSALS = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
@@ -62,6 +61,7 @@ class Cluster:
 
         Raises:
             BrokerUnavailable: if no broker answers within the time.
+            ConfigError: if one answers, and refuses us or is not to be trusted.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -71,13 +71,26 @@ class Cluster:
                     await self._admin.start()
                 return
             except UNANSWERED as error:
+                why = await self._why_shut_out()
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
                         f"no broker answered at {self._settings.bootstrap_servers} within "
                         f"{timeout_seconds:.0f} s ({type(error).__name__}); is Kafka running, and "
-                        "is kafka.bootstrap.servers right?"
+                        f"is kafka.bootstrap.servers right?{why}"
                     ) from None
             await asyncio.sleep(0.5)
+
+    async def _why_shut_out(self) -> str:
+        """Why no server lets us in, in lines of their own; nothing where one does by now.
+
+        Raises:
+            ConfigError: if waiting does not help.
+        """
+        attempts = await why_shut_out(self._settings)
+        lines = dict.fromkeys(map(str, attempts))
+        if any(each.refused for each in attempts):
+            raise ConfigError("\n".join(lines))
+        return "".join(f"\n{line}" for line in lines)
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -89,11 +102,19 @@ class Cluster:
             return (await self._admin.describe_cluster())["cluster_id"] or ""
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Number of partitions of those topics that exist."""
+        """Number of partitions of those topics that exist.
+
+        Raises:
+            TopicAuthorizationFailedError: if this user may not know whether they do.
+        """
         async with closing_unanswered(self._admin._client):
             # The client's own way to ask lets a broker create what is missing, where it may.
             request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
             described = (await self._admin._send_request(request)).to_object()["topics"]
+        denied = TopicAuthorizationFailedError.errno
+        if hidden := {each["topic"] for each in described if each["error_code"] == denied}:
+            # One that is not to be seen must not look like one that is gone.
+            raise TopicAuthorizationFailedError(hidden)
         return {
             topic["topic"]: len(topic["partitions"])
             for topic in described
@@ -199,6 +220,8 @@ class Cluster:
                 ] = await self._admin.list_consumer_group_offsets(group, partitions=asked)
                 if set(answers) == set(asked):
                     return answers
+            except GroupAuthorizationFailedError:
+                raise GroupAuthorizationFailedError(group) from None
             except KafkaError as error:
                 # A cluster that has never had a group creates its coordinator's topic first.
                 if not error.retriable or time.monotonic() > deadline:

@@ -9,6 +9,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consentgate.core.gate import Batch
 from consentgate.core.partition import StepFailed
+from consentgate.kafka.connecting import denial
 from consentgate.kafka.decoded import hand_on_decoded_records
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.unanswered import closing_unanswered
@@ -165,11 +166,19 @@ class ContentSource:
 
     def is_broken(self) -> bool:
         """Whether a task has ended without which the client does nothing any more."""
-        coordinator, fetcher = self._consumer._coordinator, self._consumer._fetcher
-        tasks = (coordinator._coordination_task, coordinator._heartbeat_task)
         # The client takes a cancellation of its fetching for a wish to close.
-        fetches = not fetcher._fetch_task.done()
-        return not fetches or any(task is not None and _has_failed(task) for task in tasks)
+        fetches = not self._consumer._fetcher._fetch_task.done()
+        return not fetches or any(map(_has_failed, self._group_tasks()))
+
+    def denied(self) -> str | None:
+        """Which right the group has refused to this member, so that a task has ended."""
+        ended = (task for task in self._group_tasks() if task.done() and not task.cancelled())
+        return next(filter(None, (denial(task.exception()) for task in ended)), None)
+
+    def _group_tasks(self) -> "list[asyncio.Task[Any]]":
+        coordinator = self._consumer._coordinator
+        tasks = (coordinator._coordination_task, coordinator._heartbeat_task)
+        return [task for task in tasks if task is not None]
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)

@@ -23,6 +23,7 @@ from consentgate.core.gate import Output
 from consentgate.core.partition import StepFailed
 from consentgate.core.quarantine import Progress
 from consentgate.errors import BrokerUnavailable, ConfigError, Superseded
+from consentgate.kafka.connecting import denial
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.kafka.sink import TransactionalProducer, all_of
 
@@ -120,6 +121,7 @@ class Redrive:
 
         Raises:
             BrokerUnavailable: if the brokers do not answer.
+            ConfigError: if they refuse this user.
         """
         try:
             async with self._errors(), asyncio.timeout(STEP_SECONDS_MAX):
@@ -152,7 +154,7 @@ class Redrive:
 
         Raises:
             Superseded: if another run has begun since.
-            ConfigError: if the broker refuses a record.
+            ConfigError: if the broker refuses a record, or this user.
             BrokerUnavailable: if the brokers do not answer.
         """
         committed = OffsetAndMetadata(next_offset, _metadata(progress))
@@ -175,6 +177,8 @@ class Redrive:
                 f"its max.message.bytes. {_AGAIN}"
             ) from None
         except (KafkaError, OSError, TimeoutError, StepFailed) as error:
+            if (denied := denial(error)) is not None:
+                raise ConfigError(f"{denied}. {_AGAIN}") from None
             raise BrokerUnavailable(
                 f"the brokers did not do it ({str(error) or type(error).__name__}). {_AGAIN}"
             ) from None

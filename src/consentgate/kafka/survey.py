@@ -1,11 +1,9 @@
-"""What a cluster tells of itself to one who only asks: connections, topics, rights, groups, ends.
+"""What a cluster tells of itself to one who only asks: requests, topics, rights, groups, ends.
 
 Nothing here writes, joins a group or has a topic created.
 """
 
 import asyncio
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,17 +12,8 @@ from enum import IntEnum
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    IllegalSaslStateError,
-    KafkaConnectionError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-    for_code,
-)
+from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -40,18 +29,13 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
-from consentgate.kafka.cluster import COORDINATOR_SECONDS_MAX, UNANSWERED, Cluster
+from consentgate.kafka.cluster import COORDINATOR_SECONDS_MAX, Cluster
 from consentgate.kafka.settings import KafkaSettings
-
-CONNECT_SECONDS_MAX = 10.0
-"""How long a broker may take to let us in."""
 
 ASK_AGAIN_SECONDS = 0.2
 
 _TRANSACTIONS = 1
 """The kind of coordinator that looks after transactional ids."""
-
-_NOT_FOR_CONNECTIONS = ("bootstrap_servers", "metadata_max_age_ms", "retry_backoff_ms")
 
 
 class Right(IntEnum):
@@ -63,17 +47,6 @@ class Right(IntEnum):
 
     def __str__(self) -> str:
         return self.name.title()
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """How an attempt to connect to one address ended."""
-
-    address: str
-    problem: str | None = None  # None: the broker let us in
-    advice: str = ""
-    answered: bool = True  # Whether there is a broker at all
-    unsupported: Sequence[str] = ()  # Requests that it does not take
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,87 +94,21 @@ class Extent:
     high: int  # The high watermark
 
 
-# Connections.
+# Requests.
 
 
-def bootstrap_addresses(settings: KafkaSettings) -> list[tuple[str, int]]:
-    """Host and port of each server of `bootstrap.servers`."""
-    found = collect_hosts(settings.bootstrap_servers, randomize=False)
-    return [(host, port) for host, port, _ in found]
-
-
-async def attempt(settings: KafkaSettings, host: str, port: int) -> Attempt:
-    """Connect as the service does, and say how that went."""
-    address = f"{host}:{port}"
-    client = {k: v for k, v in settings.client.items() if k not in _NOT_FOR_CONNECTIONS}
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            connection = await create_conn(host, port, **client)
-    except UNANSWERED as error:
-        return _failed(address, settings, error)
-    versions = connection._versions
-    connection.close()
-    return Attempt(
-        address,
-        unsupported=[
-            name
-            for name, request in _NEEDED_REQUESTS.items()
-            if not _is_supported(request, versions.get(request.API_KEY))
-        ],
-    )
+def unsupported(versions: Mapping[int, tuple[int, int]]) -> list[str]:
+    """The needed requests that a broker does not take, of which these versions are known."""
+    return [
+        name
+        for name, request in _NEEDED_REQUESTS.items()
+        if not _is_supported(request, versions.get(request.API_KEY))
+    ]
 
 
 def _is_supported(request: Any, versions: tuple[int, int] | None) -> bool:
     known = [struct.API_VERSION for struct in request._CLASSES]
     return versions is not None and any(versions[0] <= each <= versions[1] for each in known)
-
-
-def _failed(address: str, settings: KafkaSettings, error: Exception) -> Attempt:
-    protocol = settings.client.get("security_protocol", "PLAINTEXT")
-    mechanism = settings.client.get("sasl_mechanism", "PLAIN")
-    answered = not isinstance(error, TimeoutError | KafkaConnectionError | OSError)
-    match error:
-        case socket.gaierror():
-            problem = f"the name in {address} cannot be resolved"
-            advice = "Correct kafka.bootstrap.servers, or this machine's DNS"
-        case ssl.SSLCertVerificationError():
-            answered = True
-            problem = f"the certificate of {address} is not accepted: {error.verify_message}"
-            advice = (
-                "Name the authority that signed it in kafka.ssl.ca.location; if it is made out "
-                "for another name, use that one in kafka.bootstrap.servers"
-            )
-        case ssl.SSLError():
-            problem = f"TLS fails at {address} ({error.reason or type(error).__name__})"
-            advice = (
-                f"See whether that listener speaks TLS: kafka.security.protocol is {protocol}; "
-                "where it asks for a certificate, set kafka.ssl.certificate.location"
-            )
-        case AuthenticationFailedError() | SaslAuthenticationFailed():
-            problem = f"{address} refuses the user by {mechanism}"
-            advice = (
-                "Correct kafka.sasl.username and kafka.sasl.password; a SCRAM user must exist for "
-                "just this mechanism"
-            )
-        case UnsupportedSaslMechanismError():
-            problem = f"{address} does not take kafka.sasl.mechanism {mechanism}"
-            advice = "Set kafka.sasl.mechanism to one that the listener has enabled"
-        case IllegalSaslStateError():
-            problem = f"the listener at {address} is one without SASL"
-            advice = "Set kafka.security.protocol to PLAINTEXT or SSL, or name a listener with SASL"
-        case TimeoutError() | ConnectionResetError() | KafkaConnectionError():
-            problem = f"something listens at {address}, but lets nobody in by {protocol}"
-            advice = (
-                f"See whether kafka.security.protocol ({protocol}) is the listener's, and whether "
-                "a firewall is in between"
-            )
-        case OSError():
-            problem = f"nobody can be reached at {address} ({type(error).__name__})"
-            advice = "See whether Kafka is running, and whether kafka.bootstrap.servers is right"
-        case _:
-            problem = f"{address} answers with an error ({type(error).__name__})"
-            advice = "See the broker's log, and the settings under kafka in the configuration"
-    return Attempt(address, problem, advice, answered)
 
 
 # Topics and rights.

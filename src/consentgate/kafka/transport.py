@@ -33,6 +33,7 @@ from consentgate.core.partition import (
 )
 from consentgate.errors import ConsentgateError
 from consentgate.kafka.clients import Clients
+from consentgate.kafka.connecting import denial
 from consentgate.kafka.consent import ConsentTableLost
 from consentgate.kafka.position import read_position
 from consentgate.kafka.sink import TransactionalSink
@@ -97,7 +98,8 @@ class KafkaTransport(Transport):
         except Exception as error:
             # Whatever it was, a new producer settles it. aiokafka asserts its transaction states,
             # for one, so that a fenced producer surfaces as an AssertionError.
-            raise StepFailed(f"{_name(step)} failed: {type(error).__name__}") from error
+            why = denial(error) or type(error).__name__
+            raise StepFailed(f"{_name(step)} failed: {why}") from error
 
     async def _perform(self, step: Step[Any]) -> Any:  # noqa: C901, PLR0911, PLR0912
         partition = self._chain.partition

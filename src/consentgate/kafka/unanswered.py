@@ -6,7 +6,10 @@ from contextlib import asynccontextmanager
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import CloseReason
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+
+UNANSWERED = (KafkaError, OSError, TimeoutError)
+"""What a question to a cluster raises that cannot answer it now."""
 
 
 @asynccontextmanager

@@ -34,7 +34,8 @@ from consentgate.engines import equip
 from consentgate.errors import BrokerUnavailable, ClientBroken, ConfigError
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import UNANSWERED, Cluster
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.connecting import denial, why_shut_out
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import (
@@ -45,6 +46,7 @@ from consentgate.kafka.layout import (
 )
 from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
+from consentgate.kafka.unanswered import UNANSWERED
 from consentgate.memory import collect_garbage_rarely, keep_freed_memory
 from consentgate.service.assigned import STUCK_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
@@ -85,6 +87,8 @@ MEMBER_SECONDS_MAX = 120.0
 """How long a worker may be outside the group while the broker answers."""
 
 DRAINED_CHECK_SECONDS = 0.25
+
+NO_ANSWER = "does not answer"
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -151,6 +155,7 @@ class Worker:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
         self._broker_answered_at = -math.inf
+        self._trouble = NO_ANSWER
         self._watched_at = self._member_at = time.monotonic()
 
     async def run(self, *, until_drained: bool = False) -> Summary:
@@ -205,8 +210,8 @@ class Worker:
         except UNANSWERED as error:
             if not getattr(error, "retriable", True):
                 raise ConfigError(
-                    f"the cluster refuses what a start needs to know ({type(error).__name__}); "
-                    "see which rights this user has on the topics and the group"
+                    "the cluster refuses what a start needs to know: "
+                    f"{denial(error) or type(error).__name__}"
                 ) from error
             raise BrokerUnavailable(
                 "the broker answered at first, but not to all that a start needs to know within "
@@ -397,7 +402,9 @@ class Worker:
             except ConfigError:
                 raise
             except Exception as error:
-                log.warning("the broker does not answer", error=type(error).__name__)
+                self._trouble = await self._why_unanswered(error)
+                name = type(error).__name__
+                log.warning("the broker does not answer", error=name, why=self._trouble)
                 found_at = time.monotonic()
             else:
                 now = time.monotonic()
@@ -411,8 +418,18 @@ class Worker:
             self._watched_at = time.monotonic()
             await asyncio.sleep(WATCH_SECONDS)
 
+    async def _why_unanswered(self, error: Exception) -> str:
+        """What keeps the cluster from answering, for people."""
+        if (denied := denial(error)) is not None:
+            return denied
+        # One that stands still does not tell why.
+        attempts = () if isinstance(error, TimeoutError) else await why_shut_out(self._settings)
+        return "; ".join(dict.fromkeys(map(str, attempts))) or NO_ANSWER
+
     def _refuse_broken_clients(self) -> None:
         """End the process rather than wait for a client that does nothing any more."""
+        if (denied := self._source.denied()) is not None:
+            raise ConfigError(denied)
         if self._source.is_broken() or self._view.is_broken():
             raise ClientBroken("a task of the Kafka client has ended; the process must start anew")
         now = time.monotonic()
@@ -477,7 +494,7 @@ class Worker:
             "worker": "stopping" if self._stopping else state,
             # Without one there is no worker.
             "policy": OK,
-            "broker": OK if answered else "does not answer",
+            "broker": OK if answered else self._trouble,
             "group": OK if in_group else "rebalancing" if self._joined.is_set() else "joining",
             "bootstrap": taking if waiting else OK,
             "consent": OK if is_fresh else f"not known to be fresh for {stale_seconds:.0f} s",

@@ -19,8 +19,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Never, Self
@@ -100,23 +100,33 @@ class EmbeddedKafka:
     end; by default they are in a temporary directory that is removed. `log_path` is a file to which
     the broker's log is appended; by default it is in that temporary directory as well. `config`
     overrides the broker's settings; there must remain a listener without TLS or SASL on `port`.
+    `listeners` adds listeners, by names in capitals, each with its security protocol; what else
+    they need is for `config` to say. `scram` holds pairs of a user and a password, who may log in
+    by SCRAM, and `system_properties` are set for the JVM.
 
     All methods block. They may be called inside a running event loop, which then stands still; to
     avoid that, use `asyncio.to_thread`. Only one thread may use an object at a time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - What a broker is made of.
         self,
         *,
         port: int | None = None,
         data_dir: Path | None = None,
         log_path: Path | None = None,
         config: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+        scram: Sequence[tuple[str, str]] = (),
+        system_properties: Mapping[str, str] | None = None,
     ) -> None:
         self._port = port
         self._data_dir = None if data_dir is None else data_dir.absolute()
         self._log_path = None if log_path is None else log_path.absolute()
         self._config = dict(config or {})
+        self._protocols = dict(listeners or {})
+        self._ports: dict[str, int] = {}
+        self._scram = list(scram)
+        self._system_properties = dict(system_properties or {})
         self._jvm: _WatchedJvm | None = None
 
     def __enter__(self) -> Self:
@@ -128,7 +138,8 @@ class EmbeddedKafka:
         if self._log_path is not None:
             _make_writable(self._log_path)
         class_path = fetch(read_lock(), cache_directory())
-        self._jvm = _WatchedJvm(_java(), class_path, self._log_path)
+        properties = [f"-D{name}={value}" for name, value in self._system_properties.items()]
+        self._jvm = _WatchedJvm(_java(), class_path, self._log_path, properties)
         try:
             self._start()
         except BaseException:
@@ -156,6 +167,10 @@ class EmbeddedKafka:
     def bootstrap_servers(self) -> str:
         """The address for clients."""
         return f"{HOST}:{self.port}"
+
+    def port_of(self, listener: str) -> int:
+        """The port of one of the additional listeners; it stays the same over restarts."""
+        return self._ports[listener]
 
     @property
     def pid(self) -> int:
@@ -206,18 +221,24 @@ class EmbeddedKafka:
 
     def _start(self) -> None:
         for _ in range(_PORT_ATTEMPTS):
-            with _free_ports(self._port) as (port, controller_port):
-                properties = self._write_properties(port, controller_port)
+            with (
+                _free_ports(self._port) as (port, controller_port),
+                _free_ports_of(self._protocols, self._ports) as ports,
+            ):
+                properties = self._write_properties(port, controller_port, ports)
                 cluster_id = self._format_storage(properties)
             if self._run(properties, port, cluster_id):
-                self._port = port
+                self._port, self._ports = port, ports
                 return
         raise self._failure(f"found no free ports in {_PORT_ATTEMPTS} attempts")
 
-    def _write_properties(self, port: int, controller_port: int) -> Path:
+    def _write_properties(self, port: int, controller_port: int, ports: Mapping[str, int]) -> Path:
         jvm = self._open_jvm()
+        listening = {"PLAINTEXT": port, "CONTROLLER": controller_port, **ports}
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **self._protocols}
         properties = _PROPERTIES | {
-            "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+            "listeners": ",".join(f"{name}://{HOST}:{on}" for name, on in listening.items()),
+            "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
             # Voters that are named here, not in the data, allow another controller port each time.
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
             "log.dirs": str(self._data_dir_in(jvm)),
@@ -237,7 +258,12 @@ class EmbeddedKafka:
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
             # In one argument, because one id in 64 begins with a hyphen, like an option.
             named = f"--cluster-id={cluster_id}"
-            jvm.run("kafka.tools.StorageTool", "format", named, "-c", str(properties))
+            users = (
+                f"--add-scram={mechanism}=[name={user},password={password}]"
+                for user, password in self._scram
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            )
+            jvm.run("kafka.tools.StorageTool", "format", named, "-c", str(properties), *users)
             if not jvm.wait(_START_TIMEOUT_SECONDS) or jvm.exit_status != 0:
                 raise self._failure("the broker's storage could not be formatted")
         lines = meta.read_text(encoding="ascii").splitlines()
@@ -272,7 +298,13 @@ class EmbeddedKafka:
 class _WatchedJvm:
     """One JVM at a time behind a watchdog process, in a temporary directory."""
 
-    def __init__(self, java: Path, class_path: Sequence[Path], log_path: Path | None) -> None:
+    def __init__(
+        self,
+        java: Path,
+        class_path: Sequence[Path],
+        log_path: Path | None,
+        properties: Sequence[str],
+    ) -> None:
         # The watchdog runs as a file, isolated: it must not depend on how this package was found.
         command = [sys.executable, "-I", watchdog.__file__]
         if log_path is not None:
@@ -293,6 +325,7 @@ class _WatchedJvm:
         self._command = [
             str(java),
             *_JVM_FLAGS,
+            *properties,
             # Native libraries are unpacked there.
             f"-Djava.io.tmpdir={self.directory}",
             f"-Dlog4j2.configurationFile={logging}",
@@ -460,6 +493,19 @@ def _free_ports(wanted: int | None) -> Iterator[tuple[int, int]]:
         _free_port() as controller_socket,
     ):
         yield broker_socket.getsockname()[1], controller_socket.getsockname()[1]
+
+
+@contextmanager
+def _free_ports_of(
+    listeners: Collection[str], wanted: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    """Hold a port for each listener, the same as before where there was one."""
+    with ExitStack() as stack:
+        sockets = {
+            name: stack.enter_context(_bound(wanted[name]) if name in wanted else _free_port())
+            for name in listeners
+        }
+        yield {name: held.getsockname()[1] for name, held in sockets.items()}
 
 
 def _free_port() -> socket.socket:

@@ -18,9 +18,10 @@ from consentgate.core.policy import Policy
 from consentgate.errors import ConfigError
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.connecting import attempt, bootstrap_addresses
 from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.settings import kafka_settings
-from consentgate.kafka.survey import Ends, attempt, bootstrap_addresses, open_ends
+from consentgate.kafka.survey import Ends, open_ends, unsupported
 from consentgate.tools.case import Case
 from consentgate.tools.findings import (
     AGAIN,
@@ -156,8 +157,8 @@ class Doctor:
             if each.problem is not None:
                 severity = Severity.WARNING if anybody else Severity.ERROR
                 finding = Finding(severity, "connection", each.problem, each.advice)
-            elif each.unsupported:
-                what = f"{each.address} does not take {', '.join(each.unsupported)}"
+            elif missing := unsupported(each.versions):
+                what = f"{each.address} does not take {', '.join(missing)}"
                 finding = error("connection", what, "Use Kafka 2.3 or later")
             else:
                 finding = fine("connection", f"{each.address} lets us in by {protocol}")

@@ -24,10 +24,11 @@ from consentgate.core.policy import Policy
 from consentgate.errors import ConfigError, ConsentgateError
 from consentgate.kafka.appender import Appender
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import UNANSWERED, Cluster, TopicPlan
+from consentgate.kafka.cluster import Cluster, TopicPlan
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.reader import follow_topic
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
+from consentgate.kafka.unanswered import UNANSWERED
 from consentgate.service.worker import Worker
 from consentgate.testing import Clock
 from consentgate.tools.broker import EmbeddedKafka

@@ -9,6 +9,7 @@ from aiokafka.errors import TopicAuthorizationFailedError, TransactionalIdAuthor
 
 from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.connecting import attempt, bootstrap_addresses
 from consentgate.kafka.guards import (
     consent_keeps_ms,
     deletions_kept_ms,
@@ -22,8 +23,6 @@ from consentgate.kafka.survey import (
     Right,
     TopicSurvey,
     ask_for_transactions,
-    attempt,
-    bootstrap_addresses,
     survey_cluster,
 )
 from consentgate.tools.case import Case

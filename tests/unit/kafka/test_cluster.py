@@ -17,9 +17,10 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest_v5, MetadataResponse_v5
 from aiokafka.structs import OffsetAndMetadata
 
-from consentgate.errors import ConfigError
+from consentgate.errors import BrokerUnavailable, ConfigError
 from consentgate.kafka import cluster as cluster_module
 from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.connecting import Attempt
 from consentgate.kafka.settings import kafka_settings
 
 COMPLETE = {TopicPartition("content", p): OffsetAndMetadata(p, "") for p in range(2)}
@@ -134,3 +135,47 @@ async def test_a_topic_that_is_asked_for_is_not_created(monkeypatch: pytest.Monk
     assert await cluster.partition_counts(["one"]) == {}
     (request,) = asked
     assert request.allow_auto_topic_creation is False
+
+
+async def test_a_topic_that_may_not_be_seen_does_not_look_like_one_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(kafka_settings({}))
+
+    async def answer(_: Any) -> MetadataResponse_v5:
+        hidden = TopicAuthorizationFailedError.errno
+        return MetadataResponse_v5(0, [], "cluster", 1, [(hidden, "one", False, [])])
+
+    monkeypatch.setattr(cluster._admin, "_send_request", answer)
+    with pytest.raises(TopicAuthorizationFailedError, match="one"):
+        await cluster.partition_counts(["one"])
+
+
+async def test_a_refused_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = cluster_that_answers(monkeypatch, GroupAuthorizationFailedError("Unable to get it"))
+    with pytest.raises(GroupAuthorizationFailedError) as raised:
+        await cluster.bookmarks("g", "content", range(2))
+    assert raised.value.args == ("g",)
+
+
+# Connecting.
+
+
+async def test_a_refusal_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, refused = Cluster(kafka_settings({})), True
+
+    async def fail() -> None:
+        raise KafkaError("shut out")
+
+    async def tell(_: Any) -> list[Attempt]:
+        attempts = [Attempt("a:1", "it is away", "Wait", answered=False)]
+        return [*attempts, Attempt("b:1", "it says no", "Set it", refused=True)][: 1 + refused]
+
+    monkeypatch.setattr(cluster._admin, "start", fail)
+    monkeypatch.setattr(cluster_module, "why_shut_out", tell)
+    with pytest.raises(ConfigError) as raised:
+        await cluster.start(timeout_seconds=5)
+    assert str(raised.value).splitlines() == ["it is away. Wait", "it says no. Set it"]
+    refused = False
+    with pytest.raises(BrokerUnavailable, match=r"(?s)no broker answered at localhost:9092.*away"):
+        await cluster.start(timeout_seconds=0)
