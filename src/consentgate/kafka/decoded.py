@@ -34,7 +34,7 @@ class _FetchResults(OrderedDict[Any, Any]):
         super().__init__(results)
 
     def __setitem__(self, tp: Any, result: Any) -> None:
-        records = getattr(result, "_partition_records", None)
+        records: Any = getattr(result, "_partition_records", None)
         if hasattr(records, "_consumer_record") and hasattr(records, "_records_iterator"):
             records.__class__ = _DecodedRecords
             self._iterators[tp] = records._records_iterator
