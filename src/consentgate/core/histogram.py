@@ -1,8 +1,8 @@
 """Durations as a histogram that can be merged, and its percentiles.
 
-The buckets are fixed, so that histograms of several processes and days add up. A duration keeps its
-six leading bits: below 64 ms it is exact, and above it is taken for the longest of its bucket, which
-is too long by less than one part in 32 (3.2 %), never too short.
+The buckets are fixed, so that histograms of several processes and days add up. A duration keeps
+its six leading bits: below 64 ms it is exact, and above it is taken for the longest of its bucket,
+which is too long by less than one part in 32 (3.2 %), never too short.
 """
 
 from collections.abc import Mapping

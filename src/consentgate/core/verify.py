@@ -599,7 +599,7 @@ def _retracted(retraction: Any) -> tuple[str, bytes | None]:
 
 
 def _times(retraction: Any) -> tuple[Any, Any]:
-    """When the change came that is retracted, and when that was decided; None where it is silent."""
+    """When the change came that is retracted, and when it was covered; None where it is silent."""
     body = orjson.loads(retraction.value or b"{}")
     return body.get("changed_at"), body.get("at")
 
