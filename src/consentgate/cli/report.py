@@ -33,7 +33,9 @@ def report(
         ),
     ] = not sys.stderr.isatty(),
 ) -> None:
-    """Count what the ledger and the retractions come to, and serve the figures.
+    """Count what the ledger comes to, and serve the figures.
+
+    By jurisdiction, reason, policy and time, and how soon withdrawals took effect.
 
     Example: consentgate report -c consentgate.yaml --port 8081
     """

@@ -33,6 +33,21 @@ from consentgate.report.figures import (
 WINDOWS_MAX = 1_500
 """How many windows one answer spans at the most: all minutes of a day, and some."""
 
+CSV_COLUMNS = (
+    "row",
+    "window_start",
+    "jurisdiction",
+    "reason",
+    "verdict",
+    "policy",
+    "count",
+    "input_partition",
+    "ledger_offset",
+    "ledger_time",
+    "ledger_hash",
+)
+"""A row is a `position` in the ledger, or an `outcome`; what does not belong to it is empty."""
+
 _Head = TypeVar("_Head", bound=Head)
 _Window = TypeVar("_Window", bound=Counted)
 
@@ -63,7 +78,9 @@ class Held(Generic[_Head, _Window]):
         key = Key.decode(encoded_key)
         if key.size is not None:
             window = None if value is None else msgspec.json.decode(value, type=self._window_type)
-            self._untold[key] = window
+            before = self._untold.get(key)
+            if window is None or before is None or window.at >= before.at:
+                self._untold[key] = window
         elif value is not None:
             head = msgspec.json.decode(value, type=self._head_type)
             if key.partition not in self.heads or head.at >= self.heads[key.partition].at:
@@ -193,10 +210,7 @@ class Answers:
         """All windows of a size that are kept, after the positions up to which they count."""
         text = io.StringIO()
         rows = csv.writer(text)
-        rows.writerow(
-            "row window_start jurisdiction reason verdict policy count "
-            "input_partition ledger_offset ledger_time ledger_hash".split()
-        )
+        rows.writerow(CSV_COLUMNS)
         for position in self._through():
             time = utc_text(position["ledger_time_ms"])
             place = [position["partition"], position["ledger_offset"], time, position["hash"]]
