@@ -5,7 +5,8 @@ Three things are other than Faust has them:
 - Readers read committed records. Faust's own do so only in its exactly-once mode.
 - After a rebalance a partition is read on from the head in the table, not from the offset that the
   group has committed: what the table holds is what was counted. The committed offsets only show how
-  far the report is.
+  far the report is. Nothing of a source is fetched before its table has been recovered, since what
+  came from beyond the head would hide what lies in between.
 - A value from the changelog does not replace one that has counted more. A worker that stood still
   and comes back may have written it.
 """
@@ -15,15 +16,19 @@ from typing import Any, cast
 
 import structlog
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import IllegalStateError
 from faust import App, Table
 from faust.stores.memory import Store
 from faust.transport.drivers import aiokafka as faust_aiokafka
+from faust.types import TP
 from yarl import URL
 
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.report.figures import Key, counted_up_to
 
 log = structlog.get_logger("consentgate.report")
+
+RECOVERY_CHECK_SECONDS = 0.1
 
 REBALANCE_MS_MAX = 60_000
 """How long a rebalance may take; Faust lets its agents finish what they are at."""
@@ -47,6 +52,14 @@ class CountedStore(Store[bytes, bytes]):
 
 class CountedTable(Table[bytes, bytes]):
     """A table whose keys say in which partition they are, as `figures.Key` does."""
+
+    recovered_generation: int | None = None
+    """The generation of the group in which the table was last read from its changelog."""
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        """The changelog was read to its end."""
+        await super().on_recovery_completed(active_tps, standby_tps)
+        self.recovered_generation = self.app.consumer_generation_id
 
     def partition_for_key(self, key: bytes) -> int:
         """The partition of the changelog; the same as that of the records that were counted."""
@@ -91,18 +104,65 @@ class _Consumer(faust_aiokafka.Consumer):
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
+    _sought_generation: int | None = None  # in which all was sought from what was counted
+
     async def perform_seek(self) -> None:
-        await super().perform_seek()
+        # Faust seeks the committed offsets here, and may have taken in what it then has again, or
+        # not again: its own note of what was read last drops some of it.
+        self._sought_generation = None
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        tables = self._tables
+        generation = self.app.consumer_generation_id
+        active = active_partitions or set()
+        if not await self._has_sought(generation):
+            active = {place for place in active if place.topic not in tables}
+            if not active:
+                await self.sleep(RECOVERY_CHECK_SECONDS)
+                return {}
+        fetched = await super()._getmany(active, timeout)
+        if self._sought_generation == generation == self.app.consumer_generation_id:
+            return fetched
+        # It is from before a rebalance, or will be sought again before the next fetch.
+        return {place: found for place, found in fetched.items() if place.topic not in tables}
+
+    async def _has_sought(self, generation: int) -> bool:
+        """Whether all sources are read on from what was counted; seeks that, once it can be known.
+
+        Nothing is fetched meanwhile, because who fetches calls this.
+        """
+        if self._sought_generation == generation:
+            return True
+        recovered = {table.recovered_generation for table in self._tables.values()}
+        if self.app.rebalancing or recovered != {generation}:
+            return False
+        offsets = {
+            place: self._tables[place.topic].next_offset(place.partition)
+            for place in self.assignment()
+            if place.topic in self._tables
+        }
+        self._sought_generation = generation
+        try:
+            await self._thread.seek_wait(offsets)
+        except IllegalStateError:  # A partition was taken away meanwhile.
+            self._sought_generation = None
+            return False
+        for place, offset in offsets.items():
+            log.info("counting", topic=place.topic, partition=place.partition, offset=offset)
+            self._read_offset[place] = None
+            # What lies below is not waited for before an offset is committed.
+            self._committed_offset[place] = offset
+        return self._sought_generation == generation
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether the sources are read, those of this generation of the group."""
+        return self._sought_generation == self.app.consumer_generation_id
+
+    @property
+    def _tables(self) -> Mapping[str, CountedTable]:
         tables: Mapping[str, CountedTable] = cast(Any, self.transport).tables
-        for place in self.assignment():
-            if place.topic in tables:
-                next_offset = tables[place.topic].next_offset(place.partition)
-                log.info(
-                    "counting", topic=place.topic, partition=place.partition, offset=next_offset
-                )
-                await self.seek(place, next_offset)
-                # What lies below is not waited for before an offset is committed.
-                self._committed_offset[place] = next_offset
+        return tables
 
 
 class _Producer(faust_aiokafka.Producer):
@@ -124,3 +184,8 @@ class CommittedTransport(faust_aiokafka.Transport):
         self.settings = settings
         self.tables: dict[str, CountedTable] = {}
         """By the topic whose records are counted in it."""
+
+    def is_counting(self) -> bool:
+        """Whether the records of the partitions that this process has are being counted."""
+        consumer = cast(_Consumer | None, cast(App, self.app)._consumer)
+        return consumer is not None and consumer.is_counting

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 import structlog
@@ -18,6 +18,7 @@ from consentgate.kafka.reader import follow_topics
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.report.answers import Answers, ConfiguredPolicy
 from consentgate.report.app import make_app
+from consentgate.report.driver import CommittedTransport
 from consentgate.report.http import OK, make_http, serve
 from consentgate.report.topics import Changelog, prepare_changelogs
 
@@ -95,7 +96,7 @@ class Report:
 
     def _health(self) -> dict[str, str]:
         app, answers = self._app, self._answers
-        is_counting = app is not None and app.started and not app.rebalancing
+        is_counting = app is not None and cast(CommittedTransport, app.transport).is_counting()
         return {
             "figures": OK if answers is not None and answers.are_read else "being read",
             "counting": OK if is_counting else "joining the group, or recovering",
