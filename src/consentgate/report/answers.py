@@ -71,16 +71,14 @@ class Held(Generic[_Head, _Window]):
         self._window_type = window
         self.heads: dict[int, _Head] = {}
         self._windows: dict[Key, _Window] = {}
-        self._untold: dict[Key, _Window | None] = {}
+        self._untold: list[tuple[Key, _Window | None]] = []
 
     def apply(self, encoded_key: bytes, value: bytes | None) -> None:
         """Take in a record of the table's changelog."""
         key = Key.decode(encoded_key)
         if key.size is not None:
             window = None if value is None else msgspec.json.decode(value, type=self._window_type)
-            before = self._untold.get(key)
-            if window is None or before is None or window.at >= before.at:
-                self._untold[key] = window
+            self._untold.append((key, window))
         elif value is not None:
             head = msgspec.json.decode(value, type=self._head_type)
             if key.partition not in self.heads or head.at >= self.heads[key.partition].at:
@@ -101,11 +99,11 @@ class Held(Generic[_Head, _Window]):
         return max((head.newest_ms for head in self.heads.values()), default=0)
 
     def _tell(self, partition: int, at: int) -> None:
-        for key, window in list(self._untold.items()):
+        arrived, self._untold = self._untold, []
+        for key, window in arrived:
             if key.partition != partition or (window is not None and window.at > at):
-                continue
-            del self._untold[key]
-            if window is None:
+                self._untold.append((key, window))
+            elif window is None:
                 self._windows.pop(key, None)
             elif key not in self._windows or window.at >= self._windows[key].at:
                 self._windows[key] = window
