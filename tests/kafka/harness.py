@@ -391,6 +391,7 @@ class SiteFactory:
         *,
         partitions: int = 1,
         consent_partitions: int | None = None,
+        ledger_partitions: int = 1,
         topics: Mapping[str, Mapping[str, str]] | None = None,
         kafka: Mapping[str, Any] | None = None,
         create: bool = True,
@@ -414,7 +415,7 @@ class SiteFactory:
         path = self._directory / f"{group}.yaml"
         path.write_text(yaml.safe_dump(settings))
         config = load_config(str(path), environment={})
-        counts = {"consent": consent_partitions or partitions}
+        counts = {"consent": consent_partitions or partitions, "decisions": ledger_partitions}
         if create:
             await self._create(config, partitions, counts, topics or {})
         return Site(
@@ -472,9 +473,10 @@ class WorkerProcess:
         log_path: Path,
         *arguments: str,
         program: Sequence[str] = ("-m", "consentgate"),
+        subcommand: str = "run",
     ) -> Self:
         """Start `consentgate run`, or what is run in its place; returns at once."""
-        command = (*program, "run", "-c", str(site.path), "--log-json", *arguments)
+        command = (*program, subcommand, "-c", str(site.path), "--log-json", *arguments)
         out = log_path.with_suffix(".out")
         with log_path.open("wb") as log_file, out.open("wb") as out_file:
             process = await asyncio.create_subprocess_exec(

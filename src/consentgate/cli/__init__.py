@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from consentgate.cli import evidence, fixtures, operate, policies, quarantine, questions
+from consentgate.cli import evidence, fixtures, operate, policies, quarantine, questions, report
 from consentgate.errors import EXIT_CONFIG, EXIT_INTERNAL, ConsentgateError
 from consentgate.kafka.connecting import denial
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Forwards only the content events whose authors may be used to train on, exactly once.",
 )
-for group in (operate, fixtures, evidence, quarantine, questions, policies):
+for group in (operate, fixtures, evidence, report, quarantine, questions, policies):
     app.add_typer(group.commands)
 
 

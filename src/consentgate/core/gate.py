@@ -343,6 +343,7 @@ class Gate:
             "reason": str(person.decision.reason),
             "consent": f"{self.consent_topic}-{change.partition}@{change.offset}",
             "before": f"{self.chain.topic}-{self.chain.partition}@{first}",
+            "changed_at": change.timestamp_ms,
             "at": now_ms,
         }
         return Output(now_ms, form, orjson.dumps(retraction), [])

@@ -73,12 +73,32 @@ class Tally:
 
 
 @dataclass(slots=True)
+class Figures:
+    """What the chains come to; the transparency report must say the same."""
+
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Number of records by jurisdiction label, reason and policy, as in the ledger."""
+    effects_ms: Counter[int] = field(default_factory=Counter)
+    """How often a change that was retracted took so long to be covered by a decision, once for each
+    input partition. Only of policies that were given."""
+    retractions: int = 0
+    """Records that retract these changes."""
+
+    def add(self, other: "Figures") -> None:
+        """Count what another one has counted."""
+        self.outcomes.update(other.outcomes)
+        self.effects_ms.update(other.effects_ms)
+        self.retractions += other.retractions
+
+
+@dataclass(slots=True)
 class Verification:
     """The tallies of all properties over all chains."""
 
     tallies: dict[str, Tally] = field(
         default_factory=lambda: {name: Tally() for name in PROPERTIES}
     )
+    figures: Figures = field(default_factory=Figures)
     exposed_records_min: int = 0
     exposed_records_max: int = 0
     exposure_ms_max: int = 0
@@ -99,8 +119,12 @@ class Verification:
     @staticmethod
     def of(chains: Sequence["Verification"]) -> "Verification":
         """What the verifications of some chains come to, findings in the order of the chains."""
+        figures = Figures()
+        for chain in chains:
+            figures.add(chain.figures)
         return Verification(
             {name: Tally.of([chain.tallies[name] for chain in chains]) for name in PROPERTIES},
+            figures,
             sum(chain.exposed_records_min for chain in chains),
             sum(chain.exposed_records_max for chain in chains),
             max((chain.exposure_ms_max for chain in chains), default=0),
@@ -220,6 +244,9 @@ class ChainVerifier:
         if not _adds_up(record):
             why = "the entry's counts are not those of its outcomes, or its offsets"
             self._tallies["S7"].violation(place, why)
+        for label, by_reason in record.counts.items():
+            for reason, number in by_reason.items():
+                self._verification.figures.outcomes[label, reason, record.policy] += number
         self._owners = self._find_owners(slice_)
         gate = self._gates.get(record.policy)
         if gate is None or slice_.content is None:
@@ -440,15 +467,25 @@ class ChainVerifier:
     ) -> None:
         tally = self._tallies["S6"]
         self._pseudonymized |= any(rule.pseudonymize for rule in gate.policy.rules)
-        found = {_retracted(placed.record) for placed in slice_.retractions}
+        found = {_retracted(p.record): _times(p.record) for p in slice_.retractions}
         # Somebody's records in several partitions can have come in another order.
         scattered = len(outcome.frontier) > 1
+        figures = self._verification.figures
+        for change in outcome.retracted:
+            figures.effects_ms[max(0, outcome.decided_at_ms - change.timestamp_ms)] += 1
         others = {key for _, key in found if scattered}
         plain = {change.subject for change in outcome.retracted}
         for retraction in outcome.retractions:
             wanted, _ = _retracted(retraction)
             if (wanted, retraction.key) in found or retraction.key in others:
                 tally.checked += 1
+                figures.retractions += 1
+                told = found.get((wanted, retraction.key), _times(retraction))
+                if None in told:
+                    tally.unchecked["a retraction does not say when the change came"] += 1
+                elif told != _times(retraction):
+                    why = f"the change at {wanted} is retracted, but with other times"
+                    tally.violation(place, why)
             elif retraction.key in plain or self._pseudonymized:
                 tally.checked += 1
                 tally.violation(place, f"the change at {wanted} is covered, but not retracted")
@@ -559,6 +596,12 @@ def _retracted(retraction: Any) -> tuple[str, bytes | None]:
     body, key = orjson.loads(retraction.value or b"{}"), retraction.key or b""
     is_of_key = body.get("subject") == key.decode(errors="replace")
     return str(body.get("consent")), key if is_of_key else None
+
+
+def _times(retraction: Any) -> tuple[Any, Any]:
+    """When the change came that is retracted, and when it was covered; None where it is silent."""
+    body = orjson.loads(retraction.value or b"{}")
+    return body.get("changed_at"), body.get("at")
 
 
 def _same(output: Output, record: Any) -> bool:

@@ -1,6 +1,6 @@
 """Reading ranges and whole topics, committed records only, for what looks back."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -51,6 +51,35 @@ async def follow_topic(settings: KafkaSettings, topic: str) -> AsyncGenerator[An
         consumer.seek(place, 0)
         while True:
             yield await consumer.getone(place)
+
+
+async def follow_topics(
+    settings: KafkaSettings, partitions: Mapping[str, int]
+) -> AsyncGenerator[tuple[list[Any], bool], None]:
+    """All records of some topics (name to number of partitions), then each as soon as it is there.
+
+    They come in runs, in the order of each partition; beside each whether all that was there at the
+    beginning has come. Never ends by itself.
+    """
+    places = [TopicPartition(topic, p) for topic, count in partitions.items() for p in range(count)]
+    async with AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        **settings.client,
+        **settings.consumer,
+    ) as consumer:
+        consumer.assign(places)
+        ends = await consumer.end_offsets(places)
+        await consumer.seek_to_beginning(*places)
+        behind = set(places)
+        while True:
+            fetched = await consumer.getmany(timeout_ms=200)
+            for place in list(behind):
+                if await consumer.position(place) >= ends[place]:
+                    behind.remove(place)
+            yield [record for run in fetched.values() for record in run], not behind
 
 
 async def count_offsets(settings: KafkaSettings, topic: str, partitions: Iterable[int]) -> int:

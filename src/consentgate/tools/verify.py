@@ -16,6 +16,7 @@ from consentgate.config import Config
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.decode import consent_decoder, content_decoder, subject_reader
 from consentgate.core.gate import Batch
+from consentgate.core.histogram import nearest_rank
 from consentgate.core.ledger import Chain, LedgerRecord, read_codes
 from consentgate.core.model import Verdict
 from consentgate.core.policy import Policy
@@ -23,6 +24,7 @@ from consentgate.core.verify import (
     BROKER_TIME,
     PROPERTIES,
     ChainVerifier,
+    Figures,
     Owners,
     Placed,
     Slice,
@@ -112,9 +114,30 @@ def verification_json(verification: Verification) -> dict[str, Any]:
             }
             for name, tally in verification.tallies.items()
         },
+        **_figures_json(verification.figures),
         "exposed_records_min": verification.exposed_records_min,
         "exposed_records_max": verification.exposed_records_max,
         "exposure_ms_max": verification.exposure_ms_max,
+    }
+
+
+def _figures_json(figures: Figures) -> dict[str, Any]:
+    """In the shape of the transparency report, so that one can be held against the other."""
+    effects_ms = figures.effects_ms
+    return {
+        "outcomes": [
+            {"jurisdiction": label, "reason": reason, "policy": policy, "count": count}
+            for (label, reason, policy), count in sorted(figures.outcomes.items())
+        ],
+        "withdrawals": {
+            "count": effects_ms.total(),
+            "effect_ms": {
+                "p50": nearest_rank(effects_ms, 50),
+                "p95": nearest_rank(effects_ms, 95),
+                "max": max(effects_ms, default=None),
+            },
+            "retracted_records": figures.retractions,
+        },
     }
 
 

@@ -23,7 +23,7 @@ def test_each_command_is_listed_with_a_whole_sentence(
     assert ended(monkeypatch, "--help") == 0
     _, listed = capsys.readouterr().out.split("Commands:\n")
     lines = listed.strip().splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 16
     assert all(line.endswith(".") and not line.endswith("...") for line in lines), listed
 
 

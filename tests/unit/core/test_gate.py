@@ -565,7 +565,7 @@ def change(
     offset: int, state: ConsentState | None, subject: bytes = b"m1", partition: int = 3
 ) -> ConsentChange:
     after = None if state is None else holding(partition, state)
-    return ConsentChange(partition, offset, NOW_MS, subject, after)
+    return ConsentChange(partition, offset, NOW_MS - 40, subject, after)
 
 
 def test_a_retraction_is_as_documented() -> None:
@@ -579,6 +579,7 @@ def test_a_retraction_is_as_documented() -> None:
         "reason": "withdrawn",
         "consent": "consent-state-3@566",
         "before": "content-events-3@1234",
+        "changed_at": NOW_MS - 40,
         "at": NOW_MS,
     }
     assert [each.offset for each in outcome.retracted] == [566]

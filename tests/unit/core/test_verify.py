@@ -270,6 +270,25 @@ def test_what_the_gate_did_is_passed() -> None:
     assert checked == {"S1": 10, "S2": 1, "S3": 6, "S4": 2, "S5": 1, "S6": 1, "S7": 10}
 
 
+def test_the_figures_are_those_of_the_ledger_and_of_what_is_retracted() -> None:
+    made = topics()
+    made.choose("ben", Choice.OBJECTED, NOW_MS - 70)
+    made.post("ben")
+    figures = made.verified().figures
+    by_reason: Counter[str] = Counter()
+    for (_, reason, policy), number in figures.outcomes.items():
+        assert policy == POLICY.reference
+        by_reason[reason] += number
+    entries = [json.loads(written.value)["counts"] for written in made.written]
+    assert by_reason == sum(
+        (Counter(counts) for entry in entries for counts in entry.values()), Counter()
+    )
+    assert (figures.effects_ms, figures.retractions) == ({0: 1, 70: 1}, 2)
+    both = Verification.of([made.verified(), made.verified()]).figures
+    assert (both.effects_ms, both.retractions) == ({0: 2, 70: 2}, 4)
+    assert both.outcomes.total() == 2 * figures.outcomes.total()
+
+
 def test_the_first_entry_is_a_baseline_and_needs_no_retractions() -> None:
     made = Topics()
     made.choose("anna", Choice.WITHDRAWN)
@@ -696,6 +715,23 @@ def test_a_retraction_whose_key_and_value_name_different_people_does_not_do() ->
     value = retraction.value.replace(b"anna", b"ben")
     made.written[1].retractions = [replace(retraction, value=value)]
     assert "consent-0@4" in findings(made.verified())["S6"][0]
+
+
+@pytest.mark.parametrize("name", ["at", "changed_at"])
+def test_a_retraction_with_another_time_is_found(name: str) -> None:
+    # Checked: passed where only the change and its subject are compared.
+    made = topics()
+    (retraction,) = made.written[1].retractions
+    body = json.loads(retraction.value or b"")
+    body[name] -= 1
+    made.written[1].retractions = [replace(retraction, value=json.dumps(body).encode())]
+    assert "with other times" in findings(made.verified())["S6"][0]
+    del body[name]
+    made.written[1].retractions = [replace(retraction, value=json.dumps(body).encode())]
+    verification = made.verified()
+    assert findings(verification) == {}
+    why = "a retraction does not say when the change came"
+    assert unchecked(verification)["S6"] == {why: 1}
 
 
 def test_retractions_are_missed_where_content_has_expired_too() -> None:

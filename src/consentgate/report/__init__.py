@@ -1,0 +1,1 @@
+"""The transparency report: what the ledger and the retractions come to, window by window."""

@@ -1,0 +1,130 @@
+"""The report's HTTP API."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from consentgate.errors import ConfigError
+from consentgate.report.answers import Answers, BadRange
+from consentgate.report.figures import SIZES_MS, Size
+
+_TIME_MS_MAX = 253_402_300_800_000
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Health = Callable[[], Mapping[str, str]]
+"""Component to what is wrong with it; `ok` where nothing is."""
+
+OK = "ok"
+
+
+def make_http(answers: Answers, health: Health) -> web.Application:
+    """The API over these answers, as soon as all components are well once."""
+    api = _Api(answers, health)
+    app = web.Application()
+    app.router.add_get("/livez", api.live)
+    app.router.add_get("/readyz", api.ready)
+    app.router.add_get("/api/totals", api.totals)
+    app.router.add_get("/api/windows", api.windows)
+    app.router.add_get("/api/outcomes.csv", api.outcomes_csv)
+    # The page's own routes are added here.
+    return app
+
+
+async def serve(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Listen; what is to be cleaned up, and the port that was bound.
+
+    Raises:
+        ConfigError: if the address cannot be bound.
+    """
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(
+            f"http: cannot listen on {host}:{port} ({error.strerror}); name a free port with "
+            "--port, or 0"
+        ) from None
+    return runner, runner.addresses[0][1]
+
+
+class _Api:
+    def __init__(self, answers: Answers, health: Health) -> None:
+        self._answers = answers
+        self._health = health
+
+    async def live(self, _: web.Request) -> web.Response:
+        """Whether the process answers."""
+        return _json({"status": OK})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Whether the figures are there and go on."""
+        components = self._health()
+        is_well = all(state == OK for state in components.values())
+        body = {"status": OK if is_well else "unavailable", "components": components}
+        return _json(body, status=200 if is_well else 503)
+
+    async def totals(self, _: web.Request) -> web.Response:
+        """Everything since the beginning."""
+        self._refuse_unread()
+        return _json(self._answers.totals(time.time_ns() // 1_000_000))
+
+    async def windows(self, request: web.Request) -> web.Response:
+        """Windows of one size, between two times."""
+        self._refuse_unread()
+        size = _size(request)
+        from_ms, until_ms = _time_ms(request, "from_ms"), _time_ms(request, "until_ms")
+        try:
+            return _json(self._answers.windows(size, from_ms, until_ms))
+        except BadRange as error:
+            raise _refusal(web.HTTPBadRequest, str(error)) from None
+
+    async def outcomes_csv(self, request: web.Request) -> web.Response:
+        """All windows of one size, for an auditor's spreadsheet."""
+        self._refuse_unread()
+        size = _size(request)
+        name = f'attachment; filename="consentgate-outcomes-{size}.csv"'
+        return web.Response(
+            text=self._answers.outcomes_csv(size),
+            content_type="text/csv",
+            charset="utf-8",
+            headers={**_HEADERS, "Content-Disposition": name},
+        )
+
+    def _refuse_unread(self) -> None:
+        """Half of the figures look like all of them: tell none before they have been read."""
+        if not self._answers.are_read:
+            raise _refusal(web.HTTPServiceUnavailable, "the figures are still being read")
+
+
+def _size(request: web.Request) -> Size:
+    asked = request.query.get("size", "")
+    for size in SIZES_MS:
+        if size == asked:
+            return size
+    raise _refusal(web.HTTPBadRequest, f"size must be one of {', '.join(SIZES_MS)}")
+
+
+def _time_ms(request: web.Request, name: str) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) < _TIME_MS_MAX):
+        raise _refusal(web.HTTPBadRequest, f"{name} must be a time in epoch milliseconds")
+    return int(text)
+
+
+def _refusal(kind: type[web.HTTPException], message: str) -> web.HTTPException:
+    text = orjson.dumps({"error": message}).decode()
+    return kind(text=text, content_type="application/json", headers=_HEADERS)
+
+
+def _json(body: Mapping[str, Any], status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body), status=status, content_type="application/json", headers=_HEADERS
+    )

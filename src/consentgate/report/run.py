@@ -1,0 +1,135 @@
+"""One process of the report: counts its share of the ledger, and answers for all of it."""
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Any, cast
+
+import faust
+import structlog
+
+from consentgate.config import Config
+from consentgate.errors import ClientBroken
+from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.reader import follow_topics
+from consentgate.kafka.settings import KafkaSettings, kafka_settings
+from consentgate.report.answers import Answers, ConfiguredPolicy
+from consentgate.report.app import make_app
+from consentgate.report.driver import CommittedTransport
+from consentgate.report.http import OK, make_http, serve
+from consentgate.report.topics import Changelog, prepare_changelogs
+
+log = structlog.get_logger()
+
+BROKER_SECONDS_MAX = 60.0
+"""How long the first answer of a broker is awaited."""
+
+STOP_SECONDS_MAX = 15.0
+"""How long the application may take to end."""
+
+
+class Report:
+    """The process; made inside the event loop that it runs in."""
+
+    def __init__(self, config: Config, configured: ConfiguredPolicy, port: int) -> None:
+        self._config = config
+        self._configured = configured
+        self._port = port
+        self._settings = kafka_settings(config.kafka)
+        self._app: faust.App | None = None
+        self._answers: Answers | None = None
+
+    async def run(self) -> None:
+        """Count and answer until a signal.
+
+        Raises:
+            BrokerUnavailable: if no broker answers within a minute.
+            ClientBroken: if Faust has come to an end by itself.
+            ConfigError: if topics are missing, or are not as they must be.
+            KeyboardInterrupt: after a SIGINT, when everything has been put away.
+        """
+        received: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        async with AsyncExitStack() as stack:
+            _receive_signals(received, stack)
+            changelogs = await self._prepare()
+            topics = [changelog.topic for changelog in changelogs]
+            self._answers = Answers(self._configured, topics)
+            host = self._config.http.host
+            http = make_http(self._answers, self._health)
+            runner, port = await serve(http, host, self._port)
+            stack.push_async_callback(runner.cleanup)
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._app = make_app(self._config, self._settings, changelogs, directory)
+            log.info("started", http=f"http://{host}:{port}")
+            reading = asyncio.create_task(_read(self._settings, changelogs, self._answers))
+            counting = asyncio.create_task(_count(self._app))
+            stack.push_async_callback(self._stop, [reading, counting])
+            await asyncio.wait({received, reading, counting}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (reading, counting):
+                if task.done():
+                    await task  # It only ends by failing.
+        if received.result() is signal.SIGINT:
+            raise KeyboardInterrupt
+
+    async def _prepare(self) -> Sequence[Changelog]:
+        cluster = Cluster(self._settings)
+        await cluster.start(BROKER_SECONDS_MAX)
+        try:
+            return await prepare_changelogs(self._config, cluster)
+        finally:
+            await cluster.stop()
+
+    async def _stop(self, tasks: list["asyncio.Task[None]"]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert self._app is not None, "it was made before"
+        try:
+            # Nothing is lost where it takes too long: what was not written is counted again.
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await self._app.stop()
+        except Exception as error:
+            log.warning("closing failed", error=repr(error))
+
+    def _health(self) -> dict[str, str]:
+        app, answers = self._app, self._answers
+        is_counting = app is not None and cast(CommittedTransport, app.transport).is_counting()
+        return {
+            "figures": OK if answers is not None and answers.are_read else "being read",
+            "counting": OK if is_counting else "joining the group, or recovering",
+        }
+
+
+async def _read(settings: KafkaSettings, changelogs: Sequence[Changelog], answers: Answers) -> None:
+    """Take in what every process of the report has written, this one too."""
+    partitions = {changelog.topic: changelog.partitions for changelog in changelogs}
+    async with aclosing(follow_topics(settings, partitions)) as followed:
+        async for records, are_read in followed:
+            for record in records:
+                answers.apply(record.topic, record.key, record.value)
+            answers.are_read |= are_read
+
+
+async def _count(app: faust.App) -> None:
+    """Run the application, which ends by itself only where it fails."""
+    await app.start()
+    await app.wait_until_stopped()
+    raise ClientBroken(
+        f"Faust has ended ({app.crash_reason!r}); start the report again, it goes on where it was"
+    ) from app.crash_reason
+
+
+def _receive_signals(received: "asyncio.Future[Any]", stack: AsyncExitStack) -> None:
+    """Note the first SIGINT or SIGTERM until the stack is left."""
+    loop = asyncio.get_running_loop()
+
+    def receive(number: signal.Signals) -> None:
+        if not received.done():
+            received.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, receive, number)
+        stack.callback(loop.remove_signal_handler, number)

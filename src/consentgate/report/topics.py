@@ -1,0 +1,70 @@
+"""The topics of the report: what it reads, and the changelogs that it keeps its figures in."""
+
+from dataclasses import dataclass
+
+from consentgate.config import Config
+from consentgate.errors import ConfigError
+from consentgate.kafka.cluster import Cluster, TopicPlan
+from consentgate.kafka.layout import CREATE_TOPICS, missing_topics_text
+
+CHANGELOG_SETTINGS = {
+    "cleanup.policy": "compact",
+    # What a worker that stood still writes late may be older than what is there. Both must be there
+    # to be compared.
+    "min.compaction.lag.ms": "86400000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Changelog:
+    """A compacted topic with the figures of another topic, partition by partition."""
+
+    table: str
+    source: str  # the topic whose records are counted
+    topic: str
+    partitions: int  # of both
+
+
+def report_id(config: Config) -> str:
+    """The report's consumer group, and what the names of its topics begin with."""
+    return f"{config.group}-report"
+
+
+async def prepare_changelogs(config: Config, cluster: Cluster) -> tuple[Changelog, Changelog]:
+    """The changelogs of the ledger and of the retractions; those that are missing are made.
+
+    Raises:
+        ConfigError: if what is to be counted is not there, or a changelog is not as it must be or
+            cannot be made.
+    """
+    sources = {"ledger": config.topics.decisions, "retractions": config.topics.retractions}
+    names = {table: f"{report_id(config)}-{table}-changelog" for table in sources}
+    counts = await cluster.partition_counts([*sources.values(), *names.values()])
+    if missing := [topic for topic in sources.values() if topic not in counts]:
+        raise ConfigError(f"{missing_topics_text(missing)}. {CREATE_TOPICS}")
+    ledger, retractions = (
+        Changelog(table, topic, names[table], counts[topic]) for table, topic in sources.items()
+    )
+    for changelog in (ledger, retractions):
+        plan = TopicPlan(changelog.topic, changelog.partitions, CHANGELOG_SETTINGS)
+        if changelog.topic not in counts:
+            await cluster.create(plan, None)
+        elif counts[changelog.topic] != changelog.partitions:
+            raise ConfigError(
+                f"topic {changelog.topic} has {counts[changelog.topic]} partitions, but "
+                f"{changelog.source} has {changelog.partitions}: delete it, and the report counts "
+                "from the beginning"
+            )
+    await _refuse_other_settings(cluster, [ledger, retractions])
+    return ledger, retractions
+
+
+async def _refuse_other_settings(cluster: Cluster, changelogs: list[Changelog]) -> None:
+    told = await cluster.topic_configs([changelog.topic for changelog in changelogs])
+    for topic, settings in told.items():
+        policy = (settings or {}).get("cleanup.policy", "compact")
+        if policy != "compact":
+            raise ConfigError(
+                f"topic {topic}: cleanup.policy is {policy}, but must be compact: figures that are "
+                "deleted would be missing from the report"
+            )

@@ -1,0 +1,258 @@
+"""The transparency report beside a broker: its figures are those of `verify`, come what may."""
+
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from consentgate.core.histogram import bucket
+from consentgate.core.ledger import BatchFacts, Chain, read_entry, write_entry
+from consentgate.core.model import Reason, decision
+from consentgate.kafka.reader import read_topic
+from consentgate.kafka.settings import kafka_settings
+from consentgate.policies import load_policy
+from consentgate.tools.verify import verification_json, verify
+from harness import (
+    QUICK_GROUP,
+    Sent,
+    Site,
+    SiteFactory,
+    WorkerProcess,
+    consent,
+    post,
+    until,
+    working,
+)
+
+PEOPLE = [f"p{number}" for number in range(30)]
+
+StartReport = Callable[[Site], Awaitable[WorkerProcess]]
+
+
+@pytest.fixture
+async def start_report(tmp_path: Path) -> AsyncIterator[StartReport]:
+    """Starts reports as processes of their own; none outlives the test."""
+    started: list[WorkerProcess] = []
+
+    async def start(site: Site) -> WorkerProcess:
+        log = tmp_path / f"report-{len(started)}.log"
+        report = await WorkerProcess.start(site, log, "--port", "0", subcommand="report")
+        started.append(report)
+        return report
+
+    yield start
+    for number, report in enumerate(started):
+        await report.end()
+        print(f"report {number}: ...{report.errors()[-4_000:]}")
+
+
+async def told(report: WorkerProcess, path: str) -> dict[str, Any]:
+    """What the report answers; nothing while it cannot."""
+    status, text = await report.get(path)
+    answer: dict[str, Any] = json.loads(text) if status == 200 else {}
+    return answer
+
+
+async def verified(site: Site) -> dict[str, Any]:
+    """The figures that `verify` comes to, in the shape of the report."""
+    policies = [load_policy(site.config.policy)]
+    verification = await verify(site.config, policies, lambda done, total: None)
+    assert verification.violations == 0
+    return verification_json(verification)
+
+
+async def has_counted_all(site: Site, report: WorkerProcess) -> dict[str, Any]:
+    """The report's totals, as soon as they are those that `verify` has come to."""
+    wanted = await verified(site)
+
+    async def are_equal() -> dict[str, Any]:
+        assert report.running, report.errors()
+        totals = await told(report, "/api/totals")
+        return totals if totals and as_verified(totals) == as_bucketed(wanted) else {}
+
+    totals: dict[str, Any] = await until(are_equal, f"the report says {as_bucketed(wanted)}", 60)
+    return totals
+
+
+def as_verified(totals: dict[str, Any]) -> dict[str, Any]:
+    rows = [{n: v for n, v in row.items() if n != "verdict"} for row in totals["outcomes"]]
+    return {"outcomes": sorted(rows, key=str), "withdrawals": totals["withdrawals"]}
+
+
+def as_bucketed(wanted: dict[str, Any]) -> dict[str, Any]:
+    """What `verify` says, with its percentiles as exact as the report's."""
+    withdrawals = dict(wanted["withdrawals"])
+    effect_ms = withdrawals["effect_ms"]
+    longest_ms = effect_ms["max"]
+    withdrawals["effect_ms"] = {
+        name: each if each is None else min(bucket(each), longest_ms)
+        for name, each in effect_ms.items()
+    }
+    return {"outcomes": sorted(wanted["outcomes"], key=str), "withdrawals": withdrawals}
+
+
+async def has_gone_on(site: Site, number: int) -> None:
+    """Some more posts are decided, and somebody withdraws, in effect everywhere."""
+    posts = [post(person, f"e{number}") for person in [*PEOPLE, "stranger"]]
+    await site.feed.many(site.content, [*posts, Sent(PEOPLE[-1].encode(), b"{")])
+    await site.decided()
+    before = (await verified(site))["withdrawals"]["count"]
+    await site.feed.many(site.consent, [consent(PEOPLE[number], "withdrawn")])
+
+    async def is_in_effect() -> bool:
+        return bool((await verified(site))["withdrawals"]["count"] > before)
+
+    await until(is_in_effect, "the withdrawal is in effect")
+
+
+async def test_the_figures_are_those_of_verify_through_kills_and_rebalances(
+    make_site: SiteFactory, start_report: StartReport
+) -> None:
+    site = await make_site("report", partitions=4, ledger_partitions=2, kafka=QUICK_GROUP)
+    await site.feed.many(site.consent, [consent(person) for person in PEOPLE])
+    async with working(site):
+        await has_gone_on(site, 0)
+        first = await start_report(site)
+        await has_counted_all(site, first)
+
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        await has_gone_on(site, 1)
+        second = await start_report(site)
+        await has_counted_all(site, second)
+
+        third = await start_report(site)
+        await has_gone_on(site, 2)
+        await has_counted_all(site, second)
+        await has_counted_all(site, third)
+
+        # One stands still, and comes back when others have gone on with what was its own.
+        second.signal(signal.SIGSTOP)
+        await has_gone_on(site, 3)
+        await has_counted_all(site, third)
+        second.signal(signal.SIGCONT)
+        await has_gone_on(site, 4)
+        await has_counted_all(site, second)
+        await has_counted_all(site, third)
+
+        second.signal(signal.SIGTERM)
+        assert await second.wait() == 0
+        await has_gone_on(site, 5)
+        totals = await has_counted_all(site, third)
+
+    assert totals["chain"]["state"] == "verified"
+    assert [place["partition"] for place in totals["through"]] == [0, 1, 2, 3]
+    assert totals["withdrawals"]["count"] == 6
+    assert totals["totals"]["in"] == 6 * 32
+    assert totals["totals"]["quarantined"] == 6
+    for size in ("minute", "hour", "day"):
+        windows = (await told(third, f"/api/windows?size={size}"))["windows"]
+        assert sum(row["count"] for each in windows for row in each["outcomes"]) == 6 * 32
+        assert sum(each["withdrawals"]["count"] for each in windows) == 6
+    third.signal(signal.SIGINT)
+    assert await third.wait() == 130
+
+
+@pytest.fixture
+async def counted(make_site: SiteFactory) -> Site:
+    """A site of one partition on which a worker has done something."""
+    site = await make_site("counted", kafka=QUICK_GROUP)
+    await site.feed.many(site.consent, [consent(person) for person in PEOPLE])
+    async with working(site):
+        await has_gone_on(site, 0)
+    return site
+
+
+async def test_what_was_aborted_does_not_count_and_what_was_changed_is_a_break_for_ever(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: it counts, and breaks the chain, where the consumer reads uncommitted records.
+    topics, chain = counted.config.topics, f"{counted.config.group}/{counted.content}-0".encode()
+    last = (await records_of(counted, topics.decisions))[-1]
+    retraction = (await records_of(counted, topics.retractions))[0]
+    entry = read_entry(last.value)
+    facts = BatchFacts(
+        entry.source.last + 1,
+        entry.source.last + 1,
+        entry.decided_at,
+        {0: 1},
+        entry.policy,
+        [entry.source.last + 1],
+        [decision(Reason.OPTED_IN, "*")],
+    )
+    next_entry = write_entry(Chain(counted.config.group, counted.content, 0), facts, entry.hash)
+    body = json.loads(retraction.value) | {"consent": f"{counted.consent}-0@99"}
+    async with AIOKafkaProducer(
+        bootstrap_servers=counted.kafka.bootstrap_servers, transactional_id=f"abort-{chain!r}"
+    ) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topics.decisions, next_entry.value, chain, partition=0)
+        retracting = json.dumps(body).encode()
+        await producer.send_and_wait(topics.retractions, retracting, b"p9", partition=0)
+        await producer.abort_transaction()
+    report = await start_report(counted)
+    async with working(counted):
+        await has_gone_on(counted, 1)
+        before = await has_counted_all(counted, report)
+    assert before["chain"]["state"] == "verified"
+
+    changed = json.loads(last.value)
+    changed["counts"]["*"] = {"opted-in": 1_000}
+    offset = await counted.feed.one(topics.decisions, Sent(chain, json.dumps(changed).encode()))
+
+    async def is_broken(report: WorkerProcess) -> dict[str, Any]:
+        totals = await told(report, "/api/totals")
+        return totals if totals and totals["chain"]["state"] == "broken" else {}
+
+    found = await until(lambda: is_broken(report), "the break is told")
+    assert found["outcomes"] == before["outcomes"]
+    assert len(found["chain"]["problems"]) == 1
+    assert f"offset {offset}: " in found["chain"]["problems"][0]
+    report.signal(signal.SIGKILL)
+    await report.wait()
+    again = await start_report(counted)
+    assert (await until(lambda: is_broken(again), "it is still told"))["chain"] == found["chain"]
+
+
+async def test_what_the_table_holds_is_what_was_counted_whatever_the_group_has_committed(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: entries are left out where the committed offset says where to go on.
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    assert {entry["offset"] for entry in report.logged("counting")} == {0}
+    report.signal(signal.SIGKILL)
+    await report.wait()
+    async with working(counted):
+        await has_gone_on(counted, 1)
+    place = TopicPartition(counted.config.topics.decisions, 0)
+    ends = await counted.probe.ends(place.topic, 1)
+
+    async def is_committed() -> bool:
+        async with AIOKafkaConsumer(
+            bootstrap_servers=counted.kafka.bootstrap_servers,
+            group_id=f"{counted.config.group}-report",
+            enable_auto_commit=False,
+        ) as consumer:
+            consumer.assign([place])
+            try:
+                await consumer.commit({place: ends.high[0]})
+            except KafkaError:
+                return False  # The group still has the member that was killed.
+        return True
+
+    await until(is_committed, "the end of the ledger is committed")
+    again = await start_report(counted)
+    await has_counted_all(counted, again)
+    # It was not counted from the beginning again, either.
+    (began,) = {e["offset"] for e in again.logged("counting") if e["topic"] == place.topic}
+    assert 0 < began < ends.high[0]
+
+
+async def records_of(site: Site, topic: str) -> list[Any]:
+    return [record async for _, record in read_topic(kafka_settings(site.config.kafka), topic, 1)]
