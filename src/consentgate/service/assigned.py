@@ -18,6 +18,7 @@ from consentgate.kafka.clients import Clients
 from consentgate.kafka.transport import KafkaTransport
 from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
+from consentgate.service.status import PartitionStatus
 
 STUCK_SECONDS = 60.0
 """A partition that lags and commits nothing for so long makes the worker not live."""
@@ -88,6 +89,19 @@ class AssignedPartition:
             lag_seconds=max(0.0, age_seconds) if lag_records else 0.0,
             consent_staleness_seconds=self._stale_seconds(),
             ready=self._partition.phase is Phase.READY,
+        )
+
+    def status(self) -> PartitionStatus:
+        """How the partition is doing, for people to look at."""
+        gauges, partition = self.gauges(), self._partition
+        return PartitionStatus(
+            partition=self.number,
+            phase=partition.phase,
+            why=partition.stalled_because,
+            next_offset=partition.next_offset,
+            lag_records=gauges.lag_records,
+            lag_seconds=gauges.lag_seconds,
+            consent_staleness_seconds=gauges.consent_staleness_seconds,
         )
 
     def readiness(self) -> str:

@@ -48,6 +48,7 @@ from consentgate.memory import collect_garbage_rarely, keep_freed_memory
 from consentgate.service.assigned import STALE_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics
+from consentgate.service.status import Status
 from consentgate.service.transforming import TransformPool
 from consentgate.signing import load_signer
 
@@ -119,7 +120,14 @@ class Worker:
         )
         self.metrics = Metrics(self._gauges, self._view.subjects, self._view.scattered)
         self.metrics.policy_info.labels(policy.name, self._policy.hash).set(1)
-        self._http = HttpServer(self.metrics.registry, self._live, self._ready)
+        self._status = Status(
+            config,
+            self._policy,
+            self.metrics,
+            lambda: [assigned.status() for assigned, _ in self._assigned.values()],
+            self._ready,
+        )
+        self._http = HttpServer(self.metrics.registry, self._live, self._ready, self._status.shown)
         self._layout: Layout | None = None
         self._assigned: dict[int, tuple[AssignedPartition, asyncio.Task[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -192,6 +200,7 @@ class Worker:
             scope=layout.scope,
             http=f"http://{http.host}:{port}",
         )
+        self._tasks.append(self._spawn(self._status.keep()))
         await self._view.start(
             layout.misplaced, layout.deletions_kept_ms, await self._snapshots(layout)
         )
@@ -291,7 +300,7 @@ class Worker:
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
-            self.metrics.observe_withdrawal,
+            self._observe_withdrawal,
         )
         self._assigned[number] = (assigned, self._spawn(assigned.live()))
 
@@ -315,6 +324,10 @@ class Worker:
                 task.cancel()
         for assigned, _ in given_up:
             self._view.release(assigned.table)
+
+    def _observe_withdrawal(self, effect_ms: int, exposure_ms: int) -> None:
+        self.metrics.observe_withdrawal(effect_ms, exposure_ms)
+        self._status.observe_withdrawal(effect_ms)
 
     def _observe(self, number: int, event: Event) -> None:
         self.metrics.observe(event)
