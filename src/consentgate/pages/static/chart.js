@@ -65,11 +65,11 @@ export function figure(chart, ...above) {
     empty.hidden = next.xs.length > 1;
     plotted.hidden = next.xs.length <= 1;
     plotted.setAttribute("aria-label", `${chart.title}. ${inWords}`);
-    if (next.xs.length > 1) plot(next);
+    if (next.xs.length > 1) plot.set(next);
     keys.show(data, null);
     alternative.refresh();
   };
-  return { element, set };
+  return { element, set, destroy: plot.destroy };
 }
 
 /** The value under the pointer, or else the last one, beside the name of each series. @param {Chart} chart */
@@ -126,7 +126,7 @@ function over(pattern) {
  * @param {Chart} chart
  * @param {HTMLElement} host
  * @param {(index: number | null) => void} point
- * @returns {(data: Data) => void}
+ * @returns {{set: (data: Data) => void, destroy: () => void}}
  */
 function plotter(chart, host, point) {
   /** @type {uPlot | null} */
@@ -139,24 +139,32 @@ function plotter(chart, host, point) {
     plot = new uPlot(options(chart, host.clientWidth, point), aligned(chart, data), host);
   };
   let widthPx = 0;
-  new ResizeObserver(() => {
+  const resized = new ResizeObserver(() => {
     if (host.clientWidth === widthPx) return;
     widthPx = host.clientWidth;
     if (plot === null) draw();
     else plot.setSize({ width: widthPx, height: heightPx(chart) });
-  }).observe(host);
-  onLook(draw);
-  return (next) => {
+  });
+  resized.observe(host);
+  const shown = new AbortController();
+  onLook(draw, shown.signal);
+  const set = (/** @type {Data} */ next) => {
     data = next;
     if (plot === null) draw();
     else plot.setData(aligned(chart, next));
   };
+  const destroy = () => {
+    shown.abort();
+    resized.disconnect();
+    plot?.destroy();
+  };
+  return { set, destroy };
 }
 
-/** Call when colours change: with the scheme, and for paper. @param {() => void} redraw */
-function onLook(redraw) {
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  addEventListener("look", redraw);
+/** Call when colours change: with the scheme, and for paper. @param {() => void} redraw @param {AbortSignal} signal */
+function onLook(redraw, signal) {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw, { signal });
+  addEventListener("look", redraw, { signal });
 }
 
 /** Paper has light colours, and what can be opened is open. */

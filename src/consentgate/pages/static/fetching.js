@@ -16,10 +16,11 @@ export async function getJson(url) {
     const late = error instanceof DOMException && error.name === "TimeoutError";
     throw new Error(late ? "There was no answer within 8 s." : "There is no connection.");
   }
-  if (!response.ok) throw new Error(`The answer was ${response.status}.`);
-  try {
-    return await response.json();
-  } catch {
-    throw new Error("The answer was no JSON.");
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) {
+    const said = typeof answer?.error === "string" ? `: ${answer.error}` : "";
+    throw new Error(`The answer was ${response.status}${said}.`);
   }
+  if (answer === null) throw new Error("The answer was no JSON.");
+  return answer;
 }
