@@ -17,7 +17,9 @@ _PARTITIONS = 3
 _SHARES = {"*": 520, "GB": 210, "EEA": 300, "unknown": 14}
 
 
-def answers(jurisdiction: str = "GB", policy: str = POLICY) -> tuple[dict[str, Any], dict[str, Any]]:
+def answers(
+    jurisdiction: str = "GB", policy: str = POLICY
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Totals and windows; `jurisdiction` is the one that is suspended."""
     chance = random.Random(7)
     windows = [_window(hour, jurisdiction, policy, chance) for hour in range(HOURS)]

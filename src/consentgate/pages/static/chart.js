@@ -32,8 +32,9 @@ import { clock, moment, tick } from "./format.js";
 /** @typedef {(number | null)[]} Values */
 /** @typedef {{xs: number[], ys: Values[]}} Data Moments in epoch milliseconds, and one row for each series. */
 
-export const GUTTER_PX = 58;
-export const MARGIN_PX = 14;
+/** The rows of a policy above a chart have the same, in the style sheet. */
+const GUTTER_PX = 58;
+const MARGIN_PX = 22;
 
 const TABLE_ROWS_MAX = 200;
 
@@ -229,7 +230,7 @@ function options(chart, width, point) {
     series: [{}, ...chart.series.map((series) => drawn(chart, series))],
     bands: chart.stacked ? layers(chart) : [],
     axes: [
-      { ...axis, space: 70, values: (_, at, __, ___, step) => at.map((ms) => tick(ms, step)) },
+      { ...axis, size: 32, space: 70, values: (_, at, __, ___, step) => at.map((ms) => tick(ms, step)) },
       { ...axis, size: GUTTER_PX, space: 36, values: (_, at) => at.map((y) => format(y)) },
     ],
     hooks: {

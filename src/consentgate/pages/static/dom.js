@@ -104,7 +104,9 @@ export function table(caption, columns, rows = []) {
 
 const focusableWhereItScrolls = new ResizeObserver((entries) => {
   for (const { target } of entries) {
-    if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", "0");
+    const scrolls =
+      target.scrollWidth > target.clientWidth || target.scrollHeight > target.clientHeight;
+    if (scrolls) target.setAttribute("tabindex", "0");
     else target.removeAttribute("tabindex");
   }
 });

@@ -50,8 +50,6 @@ let charts = [];
 /** Answers to later questions count, those to earlier ones do not. */
 let question = 0;
 
-start();
-
 function start() {
   showFilters(filters());
   byId("filters").addEventListener("change", () => {
@@ -375,3 +373,5 @@ function showLedger({ chain, policies, through, generated_at_ms }) {
   byId("policies").replaceChildren(table("Policies that decided", ["policy", "hash", "first seen"], rows).element);
   byId("positions").replaceChildren(positionTable(through));
 }
+
+start();

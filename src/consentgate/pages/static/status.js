@@ -95,8 +95,6 @@ const outcomeTable = table("Outcomes by jurisdiction and reason", [
 ]);
 const inForceTable = table("Rules in force now", ["jurisdictions", "basis", "since", "until"]);
 
-start();
-
 function start() {
   byId("flow").append(flow.element);
   byId("delays").append(lag.element, age.element);
@@ -316,3 +314,5 @@ function showOnce({ totals, transactions, stalls, rebalances, consent }) {
     ["Consent records in the wrong partition", count(consent.misplaced)],
   ]);
 }
+
+start();
