@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what `make test-ops` needs beside Python: Prometheus with promtool, and Chromium, from
-# Debian's packages. As root, on Debian or Ubuntu.
+# Debian's packages, and from npm what looks at the web pages. As root, on Debian or Ubuntu.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -13,4 +13,10 @@ if ((${#missing[@]})); then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
         prometheus chromium >/dev/null
+fi
+
+if ! cmp -s package-lock.json node_modules/.installed; then
+    echo "Installing what package-lock.json names ..."
+    npm ci --silent
+    cp package-lock.json node_modules/.installed
 fi
