@@ -9,6 +9,7 @@ import random
 import tempfile
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from playwright.async_api import Browser
@@ -16,7 +17,7 @@ from playwright.async_api import Browser
 import reported
 from browser import NARROW, WIDE, Scheme, chromium, opened, report_site
 from consentgate.tools.broker import EmbeddedKafka
-from harness import Feed, Probe, Sent, Site, SiteFactory, WorkerProcess, consent, post
+from harness import Feed, Probe, Sent, Site, SiteFactory, WorkerProcess, consent, meanwhile, post
 
 DOCS = Path(__file__).parents[2] / "docs"
 VIEWS: list[tuple[str, Scheme, int]] = [
@@ -24,7 +25,7 @@ VIEWS: list[tuple[str, Scheme, int]] = [
     ("-dark", "dark", WIDE),
     ("-narrow", "light", NARROW),
 ]
-HEIGHT = 1_320
+HEIGHT_PX = {"status": 1_320, "report": 1_790}
 
 SECONDS = 100
 SUSPENDED_AFTER_SECONDS = 55
@@ -62,25 +63,22 @@ async def of_a_worker(browser: Browser, make_site: SiteFactory) -> None:
         worker = await WorkerProcess.start(site, site.path.with_suffix(".log"))
         try:
             await worker.ready()
-            await work(site)
-            (started,) = worker.logged("started")
-            await picture(browser, started["http"] + "/", "status", "#flow canvas")
+            async with meanwhile(partial(work, site, random.Random(3))):
+                await asyncio.sleep(SECONDS)
+                (started,) = worker.logged("started")
+                await picture(browser, started["http"] + "/", "status", "#flow canvas")
         finally:
             await worker.end()
 
 
-async def work(site: Site) -> None:
-    """Posts as they come in by day, and a withdrawal now and then."""
-    chance, began = random.Random(3), time.monotonic()
-    number = 0
-    while (seconds := time.monotonic() - began) < SECONDS:
-        posts = round(180 + 70 * chance.random() + (160 if 25 < seconds < 40 else 0))
-        await site.feed.many(site.content, [posted(chance, number + each) for each in range(posts)])
-        number += posts
-        if chance.random() < 0.3:
-            who = chance.randrange(0, PEOPLE, 10)
-            await site.feed.one(site.consent, consent(f"m{who}", "withdrawn", "US"))
-        await asyncio.sleep(0.4)
+async def work(site: Site, chance: random.Random) -> None:
+    """Some of the posts that come in by day, and a withdrawal now and then."""
+    posts = round(180 + 110 * chance.random() ** 2)
+    await site.feed.many(site.content, [posted(chance) for _ in range(posts)])
+    if chance.random() < 0.3:
+        who = chance.randrange(0, PEOPLE, 10)
+        await site.feed.one(site.consent, consent(f"m{who}", "withdrawn", "US"))
+    await asyncio.sleep(0.4)
 
 
 def person(number: int) -> Sent:
@@ -88,16 +86,16 @@ def person(number: int) -> Sent:
     return consent(f"m{number}", "denied" if number % 11 == 3 else None, country)
 
 
-def posted(chance: random.Random, number: int) -> Sent:
+def posted(chance: random.Random) -> Sent:
     if chance.random() < 0.004:
         return Sent(b"m1", b"no JSON")
-    return post(f"m{chance.randrange(PEOPLE + 20)}", f"e{number}")
+    return post(f"m{chance.randrange(PEOPLE + 20)}", f"e{chance.randrange(10**9)}")
 
 
 async def picture(browser: Browser, url: str, name: str, ready: str) -> None:
     for suffix, scheme, width in VIEWS:
         async with opened(browser, url, scheme=scheme, width=width) as page:
-            await page.page.set_viewport_size({"width": width, "height": HEIGHT})
+            await page.page.set_viewport_size({"width": width, "height": HEIGHT_PX[name]})
             await page.page.locator(ready).wait_for()
             await page.page.wait_for_timeout(2_500)
             await page.page.screenshot(path=DOCS / f"{name}{suffix}.png")

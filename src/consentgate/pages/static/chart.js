@@ -22,6 +22,7 @@ import { clock, moment, tick } from "./format.js";
  * @property {boolean} [stacked] Each series stands on those before it.
  * @property {boolean} [stepped] A value holds until the next one.
  * @property {number} [heightPx]
+ * @property {number} [atLeast] What the axis of values goes up to in any case.
  * @property {string} [sync] Charts of the same name show the same moment under the pointer.
  * @property {boolean} [days] Moments are shown with their day.
  * @property {() => [number, number] | null} [range] Of the axis of time.
@@ -33,7 +34,7 @@ import { clock, moment, tick } from "./format.js";
 /** @typedef {{xs: number[], ys: Values[]}} Data Moments in epoch milliseconds, and one row for each series. */
 
 /** The rows of a policy above a chart have the same, in the style sheet. */
-const GUTTER_PX = 58;
+const GUTTER_PX = 66;
 const MARGIN_PX = 22;
 
 const TABLE_ROWS_MAX = 200;
@@ -225,7 +226,7 @@ function options(chart, width, point) {
     },
     scales: {
       x: { range: (_, min, max) => chart.range?.() ?? [min, max] },
-      y: { range: (_, __, max) => [0, max > 0 ? max * 1.08 : 1] },
+      y: { range: (_, __, max) => [0, Math.max(max * 1.08, chart.atLeast ?? 1)] },
     },
     series: [{}, ...chart.series.map((series) => drawn(chart, series))],
     bands: chart.stacked ? layers(chart) : [],

@@ -71,6 +71,7 @@ const flow = figure({
   axis: short,
   stacked: true,
   heightPx: 230,
+  atLeast: 10,
   sync: "status",
 });
 const lag = figure({
@@ -78,6 +79,7 @@ const lag = figure({
   note: "Records in the content topic that wait for a decision.",
   series: [{ name: "records", color: "--plain", pattern: "plain" }],
   format: short,
+  atLeast: 10,
   sync: "status",
 });
 const age = figure({
@@ -87,10 +89,10 @@ const age = figure({
   format: (seconds) => span(Math.round(seconds * 1000)),
   sync: "status",
 });
-const partitionTable = table("Input partitions", [
+const partitionTable = table("Each as it is now", [
   "partition", "state", "#lag", "#last record's age", "#consent view's age", "#next offset",
 ]);
-const outcomeTable = table("Outcomes by jurisdiction and reason", [
+const outcomeTable = table("Counted by jurisdiction and reason", [
   "outcome", "reason", "jurisdiction", "#records", "#share",
 ]);
 const inForceTable = table("Rules in force now", ["jurisdictions", "basis", "since", "until"]);
@@ -215,7 +217,7 @@ function showTiles({ partitions, totals, withdrawals }) {
     ["Throughput", now === null ? "–" : rate(now.all), "records decided, now"],
     ["Lag", counted(lagRecords, "record", "records"), lagRecords === 0 ? "nothing waits" : `last decided ${span(Math.round(lagSeconds * 1000))} old`],
     ["Consent view", ages.length === 0 ? "–" : `${span(Math.round(Math.max(...ages) * 1000))}`, ages.length === 0 ? "no partition decides" : "old at most"],
-    ["Withdrawals take effect", effect.p50 === null ? "–" : span(effect.p50), effect.max === null ? "none since the start" : `median; at most ${span(effect.max)}, last ${withdrawals.recent}`],
+    ["Withdrawal effect", effect.p50 === null ? "–" : span(effect.p50), effect.max === null ? "none since the start" : `median; at most ${span(effect.max)}, of the last ${withdrawals.recent}`],
     ["Partitions", `${deciding.length} of ${partitions.length}`, "decide now"],
     ["Forwarded", percent(totals.forwarded, totals.in), `${short(totals.forwarded)} of ${short(totals.in)}`],
   ]);
