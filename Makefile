@@ -7,6 +7,7 @@ VENV := .venv
 PRESIDIO := .venv-presidio
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OPS := $(VENV)/.ops-installed
 LOG := $(VENV)/install.log
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 .DELETE_ON_ERROR:
 .PHONY: install help demo test test-presidio test-ops check lint types format bench bench-check scaling \
 	endurance simulate faults soak mutants lock dashboards metrics-doc schemas chart golden \
-	redaction-report clean
+	redaction-report screenshots vendor clean
 
 install: $(STAMP) ## Make .venv with consentgate in it; this is what `make` alone does
 
@@ -30,7 +31,7 @@ test: $(STAMP) ## Run all tests, two files at a time, those on the embedded Kafk
 test-presidio: $(PRESIDIO)/.installed ## Run the tests of names, with presidio in an environment of its own
 	$(PRESIDIO)/bin/python -m pytest tests/presidio
 
-test-ops: $(STAMP) ## Run the tests that need what tests/ops/install.sh installs
+test-ops: $(OPS) ## Run the tests that need what tests/ops/install.sh installs
 	$(BIN)/python -m pytest tests/ops
 
 check: lint types test ## Run all that must pass before a commit: lint, types and test
@@ -103,20 +104,32 @@ lock: ## Make the lock files anew, with the latest versions that pyproject.toml 
 	"$$tools/bin/pip" install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	note() { printf '# %s\n# Made by `make lock` from pyproject.toml; do not edit.\n' "$$1"; }; \
 	$(COMPILE) --extra broker --extra redact --extra report --group dev --output-file "$$tools/dev" pyproject.toml; \
+	$(COMPILE) --group ops --constraint "$$tools/dev" --output-file "$$tools/ops"; \
 	$(COMPILE) --extra redact --constraint "$$tools/dev" --output-file "$$tools/runtime" \
 		pyproject.toml; \
 	echo hatchling | $(COMPILE) --constraint "$$tools/dev" --output-file "$$tools/build" -; \
 	{ note 'Everything for development: the runtime, all extras but presidio, the tools.'; cat "$$tools/dev"; } \
 		> requirements/dev.lock; \
+	{ note 'What the tests in tests/ops need beside.'; cat "$$tools/ops"; } > requirements/ops.lock; \
 	{ note 'What consentgate needs to run and to redact, for the image.'; cat "$$tools/runtime"; } \
 		> requirements/runtime.lock; \
 	{ note 'What it takes to build the wheel, for the image.'; cat "$$tools/build"; } \
 		> requirements/build.lock
 	@wc -l requirements/*.lock
 
+screenshots: $(OPS) ## Take the pictures of the web pages in docs anew
+	PYTHONPATH=tests/kafka $(BIN)/python tests/ops/screenshots.py
+
+STATIC := src/consentgate/pages/static
+UPLOT := tests/ops/node_modules/uplot
+vendor: ## Fetch the library of the charts anew, as tests/ops/package-lock.json pins it
+	npm --prefix tests/ops ci
+	cp $(UPLOT)/dist/uPlot.iife.min.js $(UPLOT)/dist/uPlot.min.css $(STATIC)
+	cp $(UPLOT)/LICENSE $(STATIC)/uPlot.LICENSE.txt
+
 clean: ## Remove .venv and everything else that the other targets made
 	rm -rf $(VENV) $(PRESIDIO) .ops build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		benchmarks/results benchmarks/.venvs benchmarks/peers/java/target
+		benchmarks/results benchmarks/.venvs benchmarks/peers/java/target tests/ops/node_modules
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements/dev.lock pyproject.toml
@@ -142,6 +155,10 @@ $(STAMP): requirements/dev.lock pyproject.toml
 			echo "error: could not install the packages: $$(tail -n 1 $(LOG))" \
 				"(details: $(LOG))" >&2; \
 		fi; exit 1; }
+	@touch $@
+
+$(OPS): $(STAMP) requirements/ops.lock
+	@$(PIP) --quiet --require-hashes -r requirements/ops.lock
 	@touch $@
 
 $(PRESIDIO)/.installed: pyproject.toml

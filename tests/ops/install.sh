@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make test-ops` needs beside Python: Prometheus with promtool, and Chromium, from
-# Debian's packages, as root on Debian or Ubuntu; and into `.ops` Helm, which Go builds, a linter of
-# Dockerfiles, and the schemas of what is deployed.
+# Debian's packages, as root on Debian or Ubuntu; from npm what looks at the web pages; and into `.ops`
+# Helm, which Go builds, a linter of Dockerfiles, and the schemas of what is deployed.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,6 +14,12 @@ if ((${#missing[@]})); then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
         prometheus chromium >/dev/null
+fi
+
+if ! cmp -s package-lock.json node_modules/.installed; then
+    echo "Installing what package-lock.json names ..."
+    npm ci --silent
+    cp package-lock.json node_modules/.installed
 fi
 
 helm=helm.sh/helm/v3@v3.22.0

@@ -218,9 +218,10 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
                 PROJECT["project"]["dependencies"],
                 # Presidio is no part of it: its tests have an environment of their own.
                 *(each for name, each in EXTRAS.items() if name != "presidio"),
-                *PROJECT["dependency-groups"].values(),
+                PROJECT["dependency-groups"]["dev"],
             ],
         ),
+        ("ops.lock", [PROJECT["dependency-groups"]["ops"]]),
     ],
 )
 def test_a_lock_satisfies_what_the_project_requires(name: str, groups: list[list[str]]) -> None:

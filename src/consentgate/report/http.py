@@ -1,4 +1,4 @@
-"""The report's HTTP API."""
+"""The report's page and its HTTP API."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -8,11 +8,11 @@ import orjson
 from aiohttp import web
 
 from consentgate.errors import ConfigError
+from consentgate.pages import FRESH_HEADERS, add_page
 from consentgate.report.answers import Answers, BadRange
 from consentgate.report.figures import SIZES_MS, Size
 
 _TIME_MS_MAX = 253_402_300_800_000
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Health = Callable[[], Mapping[str, str]]
@@ -22,7 +22,7 @@ OK = "ok"
 
 
 def make_http(answers: Answers, health: Health) -> web.Application:
-    """The API over these answers, as soon as all components are well once."""
+    """The page, and the API over these answers that it shows, as soon as all is well once."""
     api = _Api(answers, health)
     app = web.Application()
     app.router.add_get("/livez", api.live)
@@ -30,7 +30,7 @@ def make_http(answers: Answers, health: Health) -> web.Application:
     app.router.add_get("/api/totals", api.totals)
     app.router.add_get("/api/windows", api.windows)
     app.router.add_get("/api/outcomes.csv", api.outcomes_csv)
-    # The page's own routes are added here.
+    add_page(app, "report")
     return app
 
 
@@ -93,7 +93,7 @@ class _Api:
             text=self._answers.outcomes_csv(size),
             content_type="text/csv",
             charset="utf-8",
-            headers={**_HEADERS, "Content-Disposition": name},
+            headers={**FRESH_HEADERS, "Content-Disposition": name},
         )
 
     def _refuse_unread(self) -> None:
@@ -121,10 +121,13 @@ def _time_ms(request: web.Request, name: str) -> int | None:
 
 def _refusal(kind: type[web.HTTPException], message: str) -> web.HTTPException:
     text = orjson.dumps({"error": message}).decode()
-    return kind(text=text, content_type="application/json", headers=_HEADERS)
+    return kind(text=text, content_type="application/json", headers=FRESH_HEADERS)
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> web.Response:
     return web.Response(
-        body=orjson.dumps(body), status=status, content_type="application/json", headers=_HEADERS
+        body=orjson.dumps(body),
+        status=status,
+        content_type="application/json",
+        headers=FRESH_HEADERS,
     )

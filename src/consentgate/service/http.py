@@ -1,6 +1,7 @@
-"""`/livez`, `/readyz` and `/metrics` on a port of their own."""
+"""`/livez`, `/readyz`, `/metrics` and the status page on a port of their own."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -8,21 +9,29 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from consentgate.errors import ConfigError
+from consentgate.pages import FRESH_HEADERS, add_page
 
 Health = Callable[[], Mapping[str, str]]
 """Component to what is wrong with it; `ok` where nothing is."""
+
+Figures = Callable[[int], Mapping[str, Any]]
+"""What the status page shows, with what it draws over time since a moment in epoch milliseconds."""
 
 OK = "ok"
 
 
 class HttpServer:
-    """Serves health and metrics until stopped."""
+    """Serves health, metrics and the status page until stopped."""
 
-    def __init__(self, registry: CollectorRegistry, live: Health, ready: Health) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, live: Health, ready: Health, status: Figures
+    ) -> None:
         app = web.Application()
         app.router.add_get("/livez", _health(live))
         app.router.add_get("/readyz", _health(ready))
         app.router.add_get("/metrics", make_aiohttp_handler(registry))
+        app.router.add_get("/status.json", _figures(status))
+        add_page(app, "status")
         # Whoever is asking when it stops gets an answer at once, or none.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
@@ -55,6 +64,20 @@ def _health(components: Health) -> Callable[[web.Request], Awaitable[web.StreamR
         body = {"status": OK if healthy else "unavailable", "components": found}
         return web.Response(
             body=orjson.dumps(body), status=200 if healthy else 503, content_type="application/json"
+        )
+
+    return answer
+
+
+def _figures(shown: Figures) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        since = request.query.get("since_ms", "0")
+        if not (since.isascii() and since.isdigit()):
+            raise web.HTTPBadRequest(text="since_ms: give epoch milliseconds")
+        return web.Response(
+            body=orjson.dumps(shown(int(since))),
+            content_type="application/json",
+            headers=FRESH_HEADERS,
         )
 
     return answer

@@ -52,6 +52,7 @@ from consentgate.service.assigned import STUCK_SECONDS, AssignedPartition
 from consentgate.service.http import OK, HttpServer
 from consentgate.service.metrics import Metrics, WorkerGauges
 from consentgate.service.right_of_way import RightOfWay
+from consentgate.service.status import Status
 from consentgate.service.transforming import TransformPool
 from consentgate.signing import load_signer
 
@@ -142,7 +143,14 @@ class Worker:
         )
         self.metrics = Metrics(self._gauges, self._worker_gauges)
         self.metrics.policy_info.labels(policy.name, self._policy.hash).set(1)
-        self._http = HttpServer(self.metrics.registry, self._live, self._ready)
+        self._status = Status(
+            config,
+            self._policy,
+            self.metrics,
+            lambda: [assigned.status() for assigned, _ in self._assigned.values()],
+            self._ready,
+        )
+        self._http = HttpServer(self.metrics.registry, self._live, self._ready, self._status.shown)
         self._layout: Layout | None = None
         self._assigned: dict[int, tuple[AssignedPartition, asyncio.Task[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -233,6 +241,7 @@ class Worker:
             scope=layout.scope,
             http=f"http://{self._config.http.host}:{self._port}",
         )
+        self._tasks.append(self._spawn(self._status.keep()))
         await self._view.start(
             layout.misplaced, layout.deletions_kept_ms, await self._snapshots(layout)
         )
@@ -336,7 +345,7 @@ class Worker:
             ),
             config.limits.max_exposure_ms,
             lambda event: self._observe(number, event),
-            self.metrics.observe_withdrawal,
+            self._observe_withdrawal,
         )
         self._assigned[number] = (assigned, self._spawn(assigned.live(self._right_of_way.give)))
 
@@ -366,6 +375,10 @@ class Worker:
 
     def _anybody_hurries(self) -> bool:
         return any(assigned.hurries for assigned, _ in self._assigned.values())
+
+    def _observe_withdrawal(self, effect_ms: int, exposure_ms: int) -> None:
+        self.metrics.observe_withdrawal(effect_ms, exposure_ms)
+        self._status.observe_withdrawal(effect_ms)
 
     def _observe(self, number: int, event: Event) -> None:
         self._right_of_way.moved()

@@ -37,6 +37,13 @@ async def test_answers_are_json_that_nobody_keeps(client: TestClient, path: str)
     await response.json()
 
 
+async def test_the_page_is_at_the_root(client: TestClient) -> None:
+    response = await client.get("/")
+    assert response.content_type == "text/html"
+    assert "Transparency report" in await response.text()
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
 async def test_the_totals_are_of_this_moment(client: TestClient) -> None:
     totals = await (await client.get("/api/totals")).json()
     assert totals["totals"]["in"] == 3

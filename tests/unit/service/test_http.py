@@ -20,7 +20,12 @@ class Service:
         self.live: Components = {}
         self.ready: Components = {}
         self.registry = CollectorRegistry()
-        self.server = HttpServer(self.registry, lambda: self.live, lambda: self.ready)
+        self.server = HttpServer(
+            self.registry,
+            lambda: self.live,
+            lambda: self.ready,
+            lambda since_ms: {"since_ms": since_ms},
+        )
         self.port = 0
 
     async def ask(
@@ -101,9 +106,33 @@ async def test_metrics_are_shown_in_openmetrics_format_to_who_asks_for_it(
     assert body.endswith("# EOF\n")
 
 
+async def test_the_status_page_is_at_the_root(service: Service) -> None:
+    status, headers, body = await service.ask("/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "<title>consentgate: status of a worker</title>" in body
+
+
+async def test_figures_are_told_since_a_moment_and_kept_by_nobody(service: Service) -> None:
+    status, headers, body = await service.ask("/status.json?since_ms=17")
+    assert (status, json.loads(body)) == (200, {"since_ms": 17})
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Cache-Control"] == "no-store"
+    assert json.loads((await service.ask("/status.json"))[2]) == {"since_ms": 0}
+
+
+@pytest.mark.parametrize("since", ["x", "-1", "1.5", "", "%D9%A3"])
+async def test_a_moment_that_is_none_is_refused(service: Service, since: str) -> None:
+    assert (await service.ask(f"/status.json?since_ms={since}"))[0] == 400
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status"),
-    [("/", "GET", 404), ("/livez/x", "GET", 404), ("/livez", "POST", 405), ("/livez", "HEAD", 200)],
+    [
+        ("/x", "GET", 404),
+        ("/livez/x", "GET", 404),
+        ("/livez", "POST", 405),
+        ("/livez", "HEAD", 200),
+    ],
 )
 async def test_nothing_else_is_served(
     service: Service, path: str, method: str, status: int
