@@ -27,7 +27,6 @@ from consentgate.kafka.clients import Clients
 from consentgate.kafka.transport import KafkaTransport
 from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
-from consentgate.service.status import PartitionStatus
 
 STUCK_SECONDS = 60.0
 """A partition that has work to do and gets nowhere for so long makes the worker not live."""
@@ -115,11 +114,13 @@ class AssignedPartition:
             await give_way()
 
     def gauges(self) -> PartitionGauges:
-        """How the partition is doing, in numbers."""
+        """How the partition is doing."""
         lag_records = self._lag_records()
         uncovered_since_ms = self._partition.uncovered_since_ms
         return PartitionGauges(
             partition=self.number,
+            next_offset=self._partition.next_offset,
+            why=self._partition.stalled_because,
             lag_records=lag_records,
             lag_seconds=_age_seconds(self._last_timestamp_ms) if lag_records else 0.0,
             consent_staleness_seconds=self.stale_seconds(),
@@ -132,19 +133,6 @@ class AssignedPartition:
     def is_being_taken_over(self) -> bool:
         """Whether the predecessor is not settled yet, or the table not read."""
         return self._partition.phase in (Phase.FENCING, Phase.BOOTSTRAPPING)
-
-    def status(self) -> PartitionStatus:
-        """How the partition is doing, for people to look at."""
-        gauges, partition = self.gauges(), self._partition
-        return PartitionStatus(
-            partition=self.number,
-            phase=partition.phase,
-            why=partition.stalled_because,
-            next_offset=partition.next_offset,
-            lag_records=gauges.lag_records,
-            lag_seconds=gauges.lag_seconds,
-            consent_staleness_seconds=gauges.consent_staleness_seconds,
-        )
 
     def readiness(self) -> str:
         """`ok`, or what keeps the partition from deciding."""

@@ -60,9 +60,11 @@ _WORKER_GAUGES = {
 
 @dataclass(frozen=True, slots=True)
 class PartitionGauges:
-    """What one input partition looks like now."""
+    """What one input partition looks like now: the metrics show the numbers, the page also why."""
 
     partition: int
+    next_offset: int
+    why: str | None  # what keeps it from deciding; None where nothing is known to
     lag_records: int
     lag_seconds: float
     consent_staleness_seconds: float

@@ -16,7 +16,7 @@ from consentgate.core.model import Verdict
 from consentgate.core.partition import Phase
 from consentgate.core.policy import Policy
 from consentgate.core.timeline import courses
-from consentgate.service.metrics import Metrics
+from consentgate.service.metrics import Metrics, PartitionGauges
 
 SAMPLE_SECONDS = 2.0
 SAMPLES_MAX = 450
@@ -24,20 +24,6 @@ SAMPLES_MAX = 450
 
 WITHDRAWALS_MAX = 100
 """How many of the last withdrawals the effect is stated of."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionStatus:
-    """One input partition, as it is now."""
-
-    partition: int
-    phase: Phase
-    why: str | None
-    """What keeps it from deciding; None where nothing is known to."""
-    next_offset: int
-    lag_records: int
-    lag_seconds: float
-    consent_staleness_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +47,7 @@ class Status:
         config: Config,
         policy: Policy,
         metrics: Metrics,
-        partitions: Callable[[], Iterable[PartitionStatus]],
+        partitions: Callable[[], Iterable[PartitionGauges]],
         components: Callable[[], Mapping[str, str]],
     ) -> None:
         self._config = config

@@ -147,7 +147,7 @@ class Worker:
             config,
             self._policy,
             self.metrics,
-            lambda: [assigned.status() for assigned, _ in self._assigned.values()],
+            self._gauges,
             self._ready,
         )
         self._http = HttpServer(self.metrics.registry, self._live, self._ready, self._status.shown)

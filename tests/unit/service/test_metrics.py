@@ -277,7 +277,7 @@ def test_exposed_is_whose_record_was_committed_after_their_change() -> None:
 
 
 def gauges(partition: int, **changed: Any) -> PartitionGauges:
-    known = PartitionGauges(partition, 12, 3.5, 0.25, Phase.READY, 1.5, 0.75)
+    known = PartitionGauges(partition, 7, None, 12, 3.5, 0.25, Phase.READY, 1.5, 0.75)
     return replace(known, **changed)
 
 

@@ -11,8 +11,8 @@ from consentgate.core.partition import Aborted, Phase, Stalled
 from consentgate.core.policy import Policy
 from consentgate.core.policyfile import parse_policy
 from consentgate.service import status as status_module
-from consentgate.service.metrics import Metrics, WorkerGauges
-from consentgate.service.status import SAMPLES_MAX, WITHDRAWALS_MAX, PartitionStatus, Status
+from consentgate.service.metrics import Metrics, PartitionGauges, WorkerGauges
+from consentgate.service.status import SAMPLES_MAX, WITHDRAWALS_MAX, Status
 
 SUSPENDED_MS = 1_726_790_400_000  # 2024-09-20
 POLICY = parse_policy(
@@ -34,7 +34,7 @@ class Watched:
     def __init__(self, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ms = SUSPENDED_MS - 1
         monkeypatch.setattr(status_module, "_now_ms", lambda: self.now_ms)
-        self.partitions: list[PartitionStatus] = []
+        self.partitions: list[PartitionGauges] = []
         self.metrics = Metrics(lambda: (), lambda: WorkerGauges(0, 0, 0, 0.0, False))
         self.status = Status(
             Config(), policy, self.metrics, lambda: self.partitions, lambda: {"broker": "ok"}
@@ -54,15 +54,17 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(POLICY, monkeypatch)
 
 
-def partition(number: int, phase: Phase, **fields: Any) -> PartitionStatus:
+def partition(number: int, phase: Phase, **fields: Any) -> PartitionGauges:
     known: dict[str, Any] = {
         "why": None,
         "next_offset": 7,
         "lag_records": 0,
         "lag_seconds": 0.0,
         "consent_staleness_seconds": 0.5,
+        "stuck_seconds": 0.0,
+        "consent_uncovered_seconds": 0.0,
     }
-    return PartitionStatus(partition=number, phase=phase, **(known | fields))
+    return PartitionGauges(partition=number, phase=phase, **(known | fields))
 
 
 def test_outcomes_are_those_of_the_metrics(watched: Watched) -> None:
