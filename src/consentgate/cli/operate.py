@@ -13,6 +13,7 @@ from consentgate.cli.options import (
     ConfigOption,
     Format,
     FormatOption,
+    LogJsonOption,
     PolicyOption,
     configured,
     run_with_progress,
@@ -52,14 +53,7 @@ def run(
         ),
     ] = False,
     fmt: FormatOption = Format.TEXT,
-    log_json: Annotated[
-        bool,
-        typer.Option(
-            "--log-json",
-            help="Write the log as JSON lines, as where standard error is no terminal.",
-            show_default=False,
-        ),
-    ] = not sys.stderr.isatty(),
+    log_json: LogJsonOption = not sys.stderr.isatty(),
 ) -> None:
     """Consume content and forward what is eligible, exactly once.
 

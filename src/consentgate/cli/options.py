@@ -44,6 +44,14 @@ FixtureFiles = Annotated[
     list[Path],
     typer.Argument(help="Fixture files, JSON lines; or directories, for all *.jsonl below."),
 ]
+LogJsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        help="Write the log as JSON lines, as where standard error is no terminal.",
+        show_default=False,
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the results.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consentgate.cli.options import ConfigOption, PolicyOption, pinned
+from consentgate.cli.options import ConfigOption, LogJsonOption, PolicyOption, pinned
 from consentgate.config import load_config
 from consentgate.errors import ConfigError
 from consentgate.policies import load_policy
@@ -24,14 +24,7 @@ def report(
         int | None,
         typer.Option(min=0, max=65_535, help="The port; else the configuration's http.port."),
     ] = None,
-    log_json: Annotated[
-        bool,
-        typer.Option(
-            "--log-json",
-            help="Write the log as JSON lines, as where standard error is no terminal.",
-            show_default=False,
-        ),
-    ] = not sys.stderr.isatty(),
+    log_json: LogJsonOption = not sys.stderr.isatty(),
 ) -> None:
     """Count what the ledger comes to, and serve the figures.
 
