@@ -1,7 +1,6 @@
 """Running it: the service, its topics, and what stands in for a cluster."""
 
 import asyncio
-import sys
 from collections import Counter
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import orjson
 import typer
 
 from consentgate.cli.options import (
+    LOG_JSON,
     ConfigOption,
     Format,
     FormatOption,
@@ -53,7 +53,7 @@ def run(
         ),
     ] = False,
     fmt: FormatOption = Format.TEXT,
-    log_json: LogJsonOption = not sys.stderr.isatty(),
+    log_json: LogJsonOption = LOG_JSON,
 ) -> None:
     """Consume content and forward what is eligible, exactly once.
 

@@ -1,6 +1,7 @@
 """What several commands share: their options, and how they show progress."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +45,7 @@ FixtureFiles = Annotated[
     list[Path],
     typer.Argument(help="Fixture files, JSON lines; or directories, for all *.jsonl below."),
 ]
+LOG_JSON = not sys.stderr.isatty()
 LogJsonOption = Annotated[
     bool,
     typer.Option(

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import sys
 from typing import Annotated
 
 import typer
 
-from consentgate.cli.options import ConfigOption, LogJsonOption, PolicyOption, pinned
+from consentgate.cli.options import LOG_JSON, ConfigOption, LogJsonOption, PolicyOption, pinned
 from consentgate.config import load_config
 from consentgate.errors import ConfigError
 from consentgate.policies import load_policy
@@ -24,7 +23,7 @@ def report(
         int | None,
         typer.Option(min=0, max=65_535, help="The port; else the configuration's http.port."),
     ] = None,
-    log_json: LogJsonOption = not sys.stderr.isatty(),
+    log_json: LogJsonOption = LOG_JSON,
 ) -> None:
     """Count what the ledger comes to, and serve the figures.
 
