@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
 
 from consentgate.kafka import transport
 from consentgate.service import assigned
@@ -38,9 +39,12 @@ async def test_a_cut_network_is_not_ready_and_live(
     await site.feed.many(site.consent, [consent("anna")])
     async with working(site) as running:
         await running.ready()
-        proxy.cut(CLIENT)
-        # It knows of these from before the cut, or learns of them only afterwards.
+        # It knows that there is work to do, and has not done it.
+        source, home = running.worker._source, site.feed.partition_of(consent("anna"), range(2))
+        source._consumer.pause(TopicPartition(site.content, home))
         await site.feed.many(site.content, [post("anna", f"{n}") for n in range(100)])
+        await until(lambda: source.can_be_read(home, 0), "it knows of it")
+        proxy.cut(CLIENT)
         await until(lambda: misses_the_broker(running), "it misses the broker")
         with pytest.raises(AssertionError, match="not within"):
             await until(lambda: is_not_live(running), "it is not live", 4 * STUCK_SECONDS)

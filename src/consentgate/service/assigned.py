@@ -59,6 +59,7 @@ class AssignedPartition:
         self._progressed_at = time.monotonic()
         self._committed_at = time.monotonic()
         self._looked_at_offsets = -1
+        self._looked_at_step: Step[Any] | None = None
         self._step: Step[Any] | None = None
         self._failed_step: Step[Any] | None = None
         self._unproven_since: str | None = None
@@ -173,7 +174,8 @@ class AssignedPartition:
         moved = partition.phase is not Phase.READY and offsets != self._looked_at_offsets
         self._looked_at_offsets = offsets
         # The whole of it, where the group's offsets are gone.
-        reads_ledger = isinstance(self._step, ReadPosition) and now < due_at
+        still_reads = isinstance(self._step, ReadPosition) and self._step is self._looked_at_step
+        reads_ledger, self._looked_at_step = still_reads and now < due_at, self._step
         if moved or not has_work or not broker_answers or reads_ledger:
             self._progressed_at = now
         self._progressed_at = max(self._progressed_at, self._transport.excused_at_monotonic)
