@@ -30,6 +30,8 @@ from processes import PHASES, POLITE_SECONDS_MAX
 HERE = Path(__file__).parent
 PEOPLE = [f"m{number}" for number in range(200)]
 ROUND_SECONDS = 0.05
+DRAIN_SECONDS_MAX = 120.0
+"""How long a worker may take for all that was appended meanwhile, in batches of some records."""
 AHEAD_SECONDS = 3 * 3600
 SNAPSHOT_BYTES_MAX = 65_536
 
@@ -119,7 +121,7 @@ async def test_a_worker_is_told_to_end_in_each_phase(make_site: SiteFactory, sta
     assert max(took.values()) < POLITE_SECONDS_MAX, took
     print("; ".join(f"{phase} {seconds:.2f} s" for phase, seconds in took.items()))
     last = await start(site, options=("--until-drained",))
-    assert await last.wait() == 0
+    assert await last.wait(DRAIN_SECONDS_MAX) == 0
     await site.check()
     await verified(site)
 
@@ -185,7 +187,7 @@ async def test_another_version_takes_over_and_gives_back(
             refused = f"its version is '9.9.{3 - int(version[-1])}'" in worker.errors()
             assert refused == (number > 0)
     last = await start(site, options=("--until-drained",))
-    assert await last.wait() == 0
+    assert await last.wait(DRAIN_SECONDS_MAX) == 0
     await site.check()
     await verified(site)
 
@@ -206,7 +208,7 @@ async def test_a_snapshot_for_which_there_is_no_room_is_missed_and_no_more(
     assert list(directory.iterdir()) == []
     await site.feed.many(site.content, [post("p2", "1")])
     last = await start(site, options=("--until-drained",))
-    assert await last.wait() == 0
+    assert await last.wait(DRAIN_SECONDS_MAX) == 0
     assert [path.name for path in directory.iterdir()] == [f"{site.config.group}-0.snapshot"]
     await site.check()
     await verified(site)
