@@ -282,7 +282,7 @@ def _chain_problems(seen: Seen, partition: int) -> Iterator[str]:
     if seen.content[partition] and seen.content[partition][-1].offset >= next_offset:
         yield f"{where}: decided up to {next_offset}, the last is {seen.content[partition][-1][1]}"
     committed = seen.committed[partition]
-    # Of a partition without content, whose worker ended before it had taken it over, there is nothing.
+    # There is nothing of a partition that a worker had not taken over before it ended.
     is_untouched = committed is None and not seen.chains[partition]
     if committed != next_offset and not is_untouched:
         yield f"{where}: the group has committed {committed}, the ledger ends before {next_offset}"
