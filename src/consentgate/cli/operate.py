@@ -138,7 +138,11 @@ def broker(
 def demo(
     events: Annotated[int, typer.Option(min=1_000, help="How many posts.")] = 100_000,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave everything up until Ctrl-C; print the URLs.")
+        bool,
+        typer.Option(
+            "--keep",
+            help="Take three minutes, to be followed on two pages, and leave all up until Ctrl-C.",
+        ),
     ] = False,
 ) -> None:
     """Show the main job on an embedded Kafka.

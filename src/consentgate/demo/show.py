@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,12 +35,8 @@ from consentgate.tools.broker import EmbeddedKafka
 
 PARTITIONS = 4
 SUBJECTS = 10_000
-STOP_AFTER_SECONDS = 4.0
-"""When, after the first post, the United Kingdom is suspended."""
 WITHDRAW_AFTER = 0.8
 """After which share of the posts somebody withdraws."""
-PACED_SECONDS = 8.0
-"""Over which time the posts are spread, so that there is something to look at."""
 CHUNKS = 80
 
 _CONFIG = """\
@@ -48,6 +45,23 @@ group: demo
 policy: {policy}
 http: {{host: 127.0.0.1, port: {port}}}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things take, in seconds."""
+
+    start: float
+    """What is to be started, from the writing of the policy to the first post."""
+    stop_after: float
+    """When, after the first post, the United Kingdom is suspended."""
+    posts: float
+    """Over which time the posts are spread, so that there is something to look at."""
+
+
+AT_ONCE = Pace(start=2.5, stop_after=4.0, posts=8.0)
+ON_PAGES = Pace(start=10.0, stop_after=80.0, posts=180.0)
+"""Slow enough for the report, whose smallest windows are minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +78,11 @@ class Progress:
 class Demo:
     """One showing."""
 
-    def __init__(self, directory: Path, servers: str, events: int) -> None:
-        self.port = _free_port()
+    def __init__(self, directory: Path, servers: str, events: int, pace: Pace) -> None:
+        self.port, self.report_port = _free_port(), _free_port()
         self._directory = directory
         self._events = events
+        self._pace = pace
         self._policy = directory / "policy.yaml"
         self._config_path = directory / "consentgate.yaml"
         self._config_path.write_text(
@@ -94,13 +109,24 @@ class Demo:
     @contextlib.contextmanager
     def worker(self) -> Iterator[None]:
         """The enforcer as a process of its own, ended with the block."""
-        command = [sys.executable, "-m", "consentgate", "run", "-c", str(self._config_path)]
-        log_path = self._directory / "worker.log"
+        with self._process("enforcer", ["run"], self.port):
+            yield
+
+    @contextlib.contextmanager
+    def report(self) -> Iterator[None]:
+        """The transparency report as a process of its own, ended with the block."""
+        with self._process("report", ["report", "--port", str(self.report_port)], self.report_port):
+            yield
+
+    @contextlib.contextmanager
+    def _process(self, name: str, arguments: Sequence[str], port: int) -> Iterator[None]:
+        command = [sys.executable, "-m", "consentgate", *arguments, "-c", str(self._config_path)]
+        log_path = self._directory / f"{name}.log"
         # In a session of its own a Ctrl-C reaches it only through us, after the last line is read.
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            self._await_ready(process, log_path)
+            _await_ready(name, process, port, log_path)
             yield
         finally:
             process.terminate()
@@ -112,7 +138,7 @@ class Demo:
 
     def write_policy(self) -> None:
         """Put the policy where the worker reads it; the clock runs from here."""
-        self.suspension_ms = _now_ms() + int((STOP_AFTER_SECONDS + 2.5) * 1000)
+        self.suspension_ms = _now_ms() + int((self._pace.start + self._pace.stop_after) * 1000)
         self._policy.write_text(policy_text(self.suspension_ms))
 
     async def tell(self, live: Live) -> None:
@@ -132,7 +158,7 @@ class Demo:
                     await appender.flush()
                     self.withdrawal_ms = _now_ms()
                 await self._show(live, published)
-                due = started + PACED_SECONDS * (chunk + 1) / CHUNKS
+                due = started + self._pace.posts * (chunk + 1) / CHUNKS
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
         await self._drain(live, published)
 
@@ -170,15 +196,16 @@ class Demo:
                     values["consumed"] = sample.value
         return values
 
-    def _await_ready(self, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
-        deadline = time.monotonic() + 45
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError):
-                if json.loads(_get(f"http://127.0.0.1:{self.port}/readyz"))["status"] == "ok":
-                    return
-            time.sleep(0.1)
-        tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-10:])
-        raise BrokerError(f"the enforcer did not become ready; the end of its log:\n{tail}")
+
+def _await_ready(name: str, process: "subprocess.Popen[bytes]", port: int, log_path: Path) -> None:
+    deadline = time.monotonic() + 45
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if json.loads(_get(f"http://127.0.0.1:{port}/readyz"))["status"] == "ok":
+                return
+        time.sleep(0.1)
+    tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-10:])
+    raise BrokerError(f"the {name} did not become ready; the end of its log:\n{tail}")
 
 
 def run_demo(events: int, *, keep: bool) -> None:
@@ -194,7 +221,9 @@ def run_demo(events: int, *, keep: bool) -> None:
         with tempfile.TemporaryDirectory(prefix="consentgate-demo-") as directory:
             console.print("Starting an embedded Kafka ...")
             with EmbeddedKafka() as kafka:
-                _show_all(console, Demo(Path(directory), kafka.bootstrap_servers, events), keep)
+                pace = ON_PAGES if keep else AT_ONCE
+                demo = Demo(Path(directory), kafka.bootstrap_servers, events, pace)
+                _show_all(console, demo, keep)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -204,13 +233,27 @@ def _show_all(console: Console, demo: Demo, keep: bool) -> None:
     asyncio.run(demo.prepare())
     demo.write_policy()
     console.print("Starting the enforcer as a process of its own ...")
-    with demo.worker():
+    with contextlib.ExitStack() as processes:
+        processes.enter_context(demo.worker())
+        if keep:
+            _open_pages(console, demo, processes)
         with Live(console=console, refresh_per_second=8) as live:
             asyncio.run(demo.tell(live))
         aftermath = asyncio.run(demo.aftermath())
         _print_aftermath(console, demo, aftermath)
         if keep:
             _keep_up(console, demo)
+
+
+def _open_pages(console: Console, demo: Demo, processes: contextlib.ExitStack) -> None:
+    """Say where the story can be followed, before it begins."""
+    console.print(f"  status page  http://127.0.0.1:{demo.port}/")
+    if importlib.util.find_spec("faust") is None:
+        console.print("  report       needs: pip install 'consentgate[report]'")
+        return
+    console.print("Starting the transparency report as a process of its own ...")
+    processes.enter_context(demo.report())
+    console.print(f"  report page  http://127.0.0.1:{demo.report_port}/?size=minute")
 
 
 def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None:
@@ -249,8 +292,9 @@ def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None
 def _keep_up(console: Console, demo: Demo) -> None:
     url = f"http://127.0.0.1:{demo.port}"
     console.print(
-        f"\nEverything stays up until Ctrl-C:\n  Kafka    {demo.config.kafka['bootstrap.servers']}"
-        f"\n  metrics  {url}/metrics\n  health   {url}/readyz and {url}/livez"
+        "\nEverything stays up until Ctrl-C, the pages above too:"
+        f"\n  Kafka        {demo.config.kafka['bootstrap.servers']}"
+        f"\n  metrics      {url}/metrics\n  health       {url}/readyz and {url}/livez"
     )
     try:
         signal.pause()
