@@ -56,6 +56,8 @@ async def topic(kafka: ProxiedKafka) -> str:
     await admin.start()
     await admin.create_topics([NewTopic(name, 1, 1)])
     await admin.close()
+    # A topic that has no leader yet would have the first request repeated.
+    await Reader(kafka, name).values()
     return name
 
 
