@@ -240,7 +240,7 @@ async def stuck(stage: Stage) -> None:
         "ConsentgateTransactionsFailing",
         "ConsentgateFallingBehind",
     )
-    assert any("TopicAuthorizationFailed" in each["why"] for each in worker.logged("recycled"))
+    assert any("lacks a right on the topic" in each["why"] for each in worker.logged("recycled"))
 
 
 async def slow(stage: Stage) -> None:
