@@ -1,7 +1,7 @@
 """The report's page and its HTTP API."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -11,14 +11,9 @@ from consentgate.errors import ConfigError
 from consentgate.pages import FRESH_HEADERS, add_page
 from consentgate.report.answers import Answers, BadRange
 from consentgate.report.figures import SIZES_MS, Size
+from consentgate.web import OK, Health, health_of, listen
 
 _TIME_MS_MAX = 253_402_300_800_000
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Health = Callable[[], Mapping[str, str]]
-"""Component to what is wrong with it; `ok` where nothing is."""
-
-OK = "ok"
 
 
 def make_http(answers: Answers, health: Health) -> web.Application:
@@ -41,16 +36,12 @@ async def serve(app: web.Application, host: str, port: int) -> tuple[web.AppRunn
         ConfigError: if the address cannot be bound.
     """
     runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
+        bound = await listen(runner, host, port, "name a free port with --port, or 0")
+    except ConfigError:
         await runner.cleanup()
-        raise ConfigError(
-            f"http: cannot listen on {host}:{port} ({error.strerror}); name a free port with "
-            "--port, or 0"
-        ) from None
-    return runner, runner.addresses[0][1]
+        raise
+    return runner, bound
 
 
 class _Api:
@@ -64,10 +55,8 @@ class _Api:
 
     async def ready(self, _: web.Request) -> web.Response:
         """Whether the figures are there and go on."""
-        components = self._health()
-        is_well = all(state == OK for state in components.values())
-        body = {"status": OK if is_well else "unavailable", "components": components}
-        return _json(body, status=200 if is_well else 503)
+        body, status = health_of(self._health())
+        return _json(body, status)
 
     async def totals(self, _: web.Request) -> web.Response:
         """Everything since the beginning."""

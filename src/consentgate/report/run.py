@@ -19,8 +19,10 @@ from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.report.answers import Answers, ConfiguredPolicy
 from consentgate.report.app import make_app
 from consentgate.report.driver import CommittedTransport
-from consentgate.report.http import OK, make_http, serve
+from consentgate.report.http import make_http, serve
 from consentgate.report.topics import Changelog, prepare_changelogs
+from consentgate.signals import ending_signals
+from consentgate.web import OK
 
 log = structlog.get_logger()
 
@@ -51,9 +53,9 @@ class Report:
             ConfigError: if topics are missing, or are not as they must be.
             KeyboardInterrupt: after a SIGINT, when everything has been put away.
         """
-        received: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        ended = asyncio.Event()
         async with AsyncExitStack() as stack:
-            _receive_signals(received, stack)
+            received = stack.enter_context(ending_signals(ended.set))
             changelogs = await self._prepare()
             topics = [changelog.topic for changelog in changelogs]
             self._answers = Answers(self._configured, topics)
@@ -66,12 +68,13 @@ class Report:
             log.info("started", http=f"http://{host}:{port}")
             reading = asyncio.create_task(_read(self._settings, changelogs, self._answers))
             counting = asyncio.create_task(_count(self._app))
-            stack.push_async_callback(self._stop, [reading, counting])
-            await asyncio.wait({received, reading, counting}, return_when=asyncio.FIRST_COMPLETED)
+            ending = asyncio.create_task(ended.wait())
+            stack.push_async_callback(self._stop, [ending, reading, counting])
+            await asyncio.wait({ending, reading, counting}, return_when=asyncio.FIRST_COMPLETED)
             for task in (reading, counting):
                 if task.done():
                     await task  # It only ends by failing.
-        if received.result() is signal.SIGINT:
+        if received == [signal.SIGINT]:
             raise KeyboardInterrupt
 
     async def _prepare(self) -> Sequence[Changelog]:
@@ -82,7 +85,7 @@ class Report:
         finally:
             await cluster.stop()
 
-    async def _stop(self, tasks: list["asyncio.Task[None]"]) -> None:
+    async def _stop(self, tasks: list["asyncio.Task[Any]"]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,16 +123,3 @@ async def _count(app: faust.App) -> None:
     raise ClientBroken(
         f"Faust has ended ({app.crash_reason!r}); start the report again, it goes on where it was"
     ) from app.crash_reason
-
-
-def _receive_signals(received: "asyncio.Future[Any]", stack: AsyncExitStack) -> None:
-    """Note the first SIGINT or SIGTERM until the stack is left."""
-    loop = asyncio.get_running_loop()
-
-    def receive(number: signal.Signals) -> None:
-        if not received.done():
-            received.set_result(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, receive, number)
-        stack.callback(loop.remove_signal_handler, number)

@@ -25,8 +25,8 @@ from consentgate.core.partition import (
 )
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.transport import KafkaTransport
-from consentgate.service.http import OK
 from consentgate.service.metrics import PartitionGauges
+from consentgate.web import OK
 
 STUCK_SECONDS = 60.0
 """A partition that has work to do and gets nowhere for so long makes the worker not live."""

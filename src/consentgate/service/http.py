@@ -8,16 +8,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from consentgate.errors import ConfigError
 from consentgate.pages import FRESH_HEADERS, add_page
-
-Health = Callable[[], Mapping[str, str]]
-"""Component to what is wrong with it; `ok` where nothing is."""
+from consentgate.web import Health, health_of, listen
 
 Figures = Callable[[int], Mapping[str, Any]]
 """What the status page shows, with what it draws over time since a moment in epoch milliseconds."""
-
-OK = "ok"
 
 
 class HttpServer:
@@ -41,16 +36,7 @@ class HttpServer:
         Raises:
             ConfigError: if the address cannot be bound.
         """
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host, port).start()
-        except OSError as error:
-            raise ConfigError(
-                f"http: cannot listen on {host}:{port} ({error.strerror}); "
-                "set http.port to a free one, or to 0"
-            ) from None
-        bound: int = self._runner.addresses[0][1]
-        return bound
+        return await listen(self._runner, host, port, "set http.port to a free one, or to 0")
 
     async def stop(self) -> None:
         """Close all connections."""
@@ -59,12 +45,8 @@ class HttpServer:
 
 def _health(components: Health) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answer(request: web.Request) -> web.StreamResponse:
-        found = components()
-        healthy = all(state == OK for state in found.values())
-        body = {"status": OK if healthy else "unavailable", "components": found}
-        return web.Response(
-            body=orjson.dumps(body), status=200 if healthy else 503, content_type="application/json"
-        )
+        body, status = health_of(components())
+        return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
 
     return answer
 

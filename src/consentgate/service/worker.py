@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -49,12 +48,14 @@ from consentgate.kafka.snapshots import Snapshots
 from consentgate.kafka.unanswered import UNANSWERED
 from consentgate.memory import collect_garbage_rarely, keep_freed_memory
 from consentgate.service.assigned import STUCK_SECONDS, AssignedPartition
-from consentgate.service.http import OK, HttpServer
+from consentgate.service.http import HttpServer
 from consentgate.service.metrics import Metrics, WorkerGauges
 from consentgate.service.right_of_way import RightOfWay
 from consentgate.service.status import Status
 from consentgate.service.transforming import TransformPool
+from consentgate.signals import ending_signals
 from consentgate.signing import load_signer
+from consentgate.web import OK
 
 log = structlog.get_logger()
 
@@ -143,13 +144,7 @@ class Worker:
         )
         self.metrics = Metrics(self._gauges, self._worker_gauges)
         self.metrics.policy_info.labels(policy.name, self._policy.hash).set(1)
-        self._status = Status(
-            config,
-            self._policy,
-            self.metrics,
-            self._gauges,
-            self._ready,
-        )
+        self._status = Status(config, self._policy, self.metrics, self._gauges, self._ready)
         self._http = HttpServer(self.metrics.registry, self._live, self._ready, self._status.shown)
         self._layout: Layout | None = None
         self._assigned: dict[int, tuple[AssignedPartition, asyncio.Task[None]]] = {}
@@ -177,7 +172,7 @@ class Worker:
         started = time.monotonic()
         collect_garbage_rarely()
         keep_freed_memory()
-        with _signals(self.end) as received:
+        with ending_signals(self.end) as received:
             try:
                 await self._unless_ended(self._begin(until_drained=until_drained))
                 await self._ended
@@ -404,14 +399,12 @@ class Worker:
         """See whether the cluster still answers, and with the same topics."""
         found_at = time.monotonic()
         while True:
-            missing: Collection[str] = ()
             answers = False
             try:
                 async with asyncio.timeout(STALE_SECONDS):
                     missing = await refuse_changes(self._config, self._cluster, layout)
                     if not missing:
                         await self._source.refresh_ends()
-                        answers = True
             except ConfigError:
                 raise
             except Exception as error:
@@ -420,8 +413,8 @@ class Worker:
                 log.warning("the broker does not answer", error=name, why=self._trouble)
                 found_at = time.monotonic()
             else:
-                now = time.monotonic()
-                if not missing:
+                now, answers = time.monotonic(), not missing
+                if answers:
                     self._broker_answered_at = found_at = now
                 elif now - found_at > MISSING_SECONDS_MAX:
                     raise ConfigError(missing_topics_text(missing))
@@ -539,27 +532,3 @@ async def _close(what: str, stopping: Coroutine[Any, Any, None], seconds_max: fl
         log.warning("closing failed", what=what, error=repr(error))
     except Exception as error:
         log.warning("closing failed", what=what, error=repr(error))
-
-
-@contextmanager
-def _signals(on_signal: Callable[[], None]) -> Iterator[list[signal.Signals]]:
-    """Have SIGINT and SIGTERM call `on_signal`; the first that came stands in the list."""
-    received: list[signal.Signals] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
-    loop = asyncio.get_running_loop()
-
-    def receive(number: signal.Signals) -> None:
-        if not received:
-            received.append(number)
-        on_signal()
-
-    for number in handled:
-        loop.add_signal_handler(number, receive, number)
-    try:
-        yield received
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-        if signal.SIGTERM in received:
-            # What is left is to exit, and another one must not make a failure of that.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)

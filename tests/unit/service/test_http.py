@@ -8,7 +8,8 @@ from aiohttp import ClientSession
 from prometheus_client import CollectorRegistry, Counter
 
 from consentgate.errors import EXIT_CONFIG, ConfigError
-from consentgate.service.http import OK, HttpServer
+from consentgate.service.http import HttpServer
+from consentgate.web import OK
 
 Components = dict[str, str]
 
