@@ -234,9 +234,9 @@ class Backlog:
             yield person, state(person, "granted")
 
 
-def state(person: bytes, choice: str) -> bytes:
+def state(person: bytes, choice: str | None) -> bytes:
     """A consent record of somebody whose public posts go on unless they object."""
-    choices = {"ai-training": {"choice": choice}}
+    choices = {"ai-training": {"choice": choice}} if choice else {}
     return orjson.dumps(
         {"subject": person.decode(), "jurisdiction": "US", "adult": True, "choices": choices}
     )

@@ -35,6 +35,7 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
 from arguments import parsed
+from backlog import state
 from consentgate.config import load_config
 from consentgate.kafka.cluster import Cluster, TopicPlan
 from consentgate.kafka.guards import plan_topics
@@ -461,10 +462,8 @@ class Endurance:
 
 
 def choice_of(subject: str, choice: str | None) -> KeyAndValue:
-    """A consent record of somebody in the United States, or its deletion."""
-    choices = {"ai-training": {"choice": choice}} if choice else {}
-    state = {"subject": subject, "jurisdiction": "US", "adult": True, "choices": choices}
-    return subject.encode(), orjson.dumps(state)
+    """A consent record of somebody, with their choice or without any."""
+    return subject.encode(), state(subject.encode(), choice)
 
 
 def chunks(records: Iterator[KeyAndValue], size: int) -> Iterator[list[KeyAndValue]]:

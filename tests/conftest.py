@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,12 +50,15 @@ def make_site(shared_kafka: EmbeddedKafka, probe: Probe, feed: Feed, tmp_path: P
 
 @pytest.fixture
 async def start_worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
-    """Starts workers as processes of their own; none outlives the test."""
+    """Starts workers, or what is run in their place, as processes of their own.
+
+    None outlives the test.
+    """
     started: list[WorkerProcess] = []
 
-    async def start(site: Site, *arguments: str) -> WorkerProcess:
+    async def start(site: Site, *arguments: str, **what: Any) -> WorkerProcess:
         log_path = tmp_path / f"worker-{len(started)}.log"
-        worker = await WorkerProcess.start(site, log_path, *arguments)
+        worker = await WorkerProcess.start(site, log_path, *arguments, **what)
         started.append(worker)
         return worker
 

@@ -19,6 +19,7 @@ from harness import (
     SMALL_FETCHES,
     Site,
     SiteFactory,
+    StartWorker,
     WorkerProcess,
     consent,
     meanwhile,
@@ -47,21 +48,14 @@ Start = Callable[..., Awaitable[WorkerProcess]]
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+def start(start_worker: StartWorker) -> Start:
     """Starts workers, each run by a program of this directory where one is named."""
-    started: list[WorkerProcess] = []
 
     async def run(site: Site, *program: str, options: tuple[str, ...] = ()) -> WorkerProcess:
         what = (str(HERE / program[0]), *program[1:]) if program else ("-m", "consentgate")
-        log_path = tmp_path / f"worker-{len(started)}.log"
-        worker = await WorkerProcess.start(site, log_path, *options, program=what)
-        started.append(worker)
-        return worker
+        return await start_worker(site, *options, program=what)
 
-    yield run
-    for number, worker in enumerate(started):
-        await worker.end()
-        print(f"worker {number}: ...{worker.errors()[-2_000:]}")
+    return run
 
 
 @asynccontextmanager

@@ -33,6 +33,8 @@ from aiokafka.structs import OffsetAndMetadata
 import checker
 from consentgate.config import Config, load_config
 from consentgate.core.consent import ConsentTable
+from consentgate.core.partition import Moment
+from consentgate.kafka.clock import read_clock
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.guards import plan_topics
 from consentgate.policies import load_policy
@@ -642,6 +644,16 @@ class Running:
     async def get(self, path: str) -> tuple[int, str]:
         """Status and text of a page of the worker."""
         return await get(self.http + path)
+
+
+def clock_off_by(ahead_ms: int) -> Callable[[], Moment]:
+    """A clock whose time of day is wrong, to be read in place of `read_clock`."""
+
+    def read() -> Moment:
+        now = read_clock()
+        return Moment(now.unix_ms + ahead_ms, now.monotonic_ms)
+
+    return read
 
 
 @asynccontextmanager

@@ -14,11 +14,9 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from consentgate.core.partition import Moment
 from consentgate.engines import equip
 from consentgate.errors import ConfigError
 from consentgate.kafka import sink
-from consentgate.kafka.clock import read_clock
 from consentgate.policies import load_policy
 from consentgate.service.worker import Worker
 from consentgate.tools import doctor as doctor_module
@@ -33,6 +31,7 @@ from harness import (
     Sent,
     Site,
     SiteFactory,
+    clock_off_by,
     commit_by_hand,
     consent,
     meanwhile,
@@ -452,9 +451,7 @@ async def test_a_clock_that_is_wrong_is_an_error(
     monkeypatch.setattr(group_checked, "CLOCK_SECONDS", 10.0)
     site = await make_site("clock")
 
-    def wrong() -> Moment:
-        now = read_clock()
-        return Moment(now.unix_ms + ahead_ms, now.monotonic_ms)
+    wrong = clock_off_by(ahead_ms)
 
     for module in (sink, group_checked):
         monkeypatch.setattr(module, "read_clock", wrong)
@@ -475,9 +472,7 @@ async def test_a_clock_that_is_behind_is_found_by_what_lies_there(
     site = await make_site("behind")
     await fill(site)
 
-    def early() -> Moment:
-        now = read_clock()
-        return Moment(now.unix_ms - 60_000, now.monotonic_ms)
+    early = clock_off_by(-60_000)
 
     monkeypatch.setattr(sink, "read_clock", early)
     assert (await the_finding(site)).check == "clock"

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consentgate.core import partition
-from consentgate.core.partition import Moment, Send, Step
+from consentgate.core.partition import Send, Step
 from consentgate.kafka import sink, transport
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.transport import KafkaTransport
@@ -29,6 +29,7 @@ from harness import (
     SlowView,
     StartWorker,
     WorkerProcess,
+    clock_off_by,
     consent,
     get,
     post,
@@ -155,9 +156,7 @@ async def test_what_a_person_has_to_put_right_is_not_ready_all_the_time_and_live
     monkeypatch.setattr(worker_module, "WATCH_SECONDS", 0.5)
     site = await with_anna(make_site, "clock")
 
-    def early() -> Moment:
-        now = read_clock()
-        return Moment(now.unix_ms - 5_000, now.monotonic_ms)
+    early = clock_off_by(-5_000)
 
     async with working(site) as running:
         await running.ready()

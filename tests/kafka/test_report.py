@@ -2,8 +2,7 @@
 
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from harness import (
     Sent,
     Site,
     SiteFactory,
+    StartWorker,
     WorkerProcess,
     consent,
     post,
@@ -35,20 +35,9 @@ StartReport = Callable[[Site], Awaitable[WorkerProcess]]
 
 
 @pytest.fixture
-async def start_report(tmp_path: Path) -> AsyncIterator[StartReport]:
+def start_report(start_worker: StartWorker) -> StartReport:
     """Starts reports as processes of their own; none outlives the test."""
-    started: list[WorkerProcess] = []
-
-    async def start(site: Site) -> WorkerProcess:
-        log = tmp_path / f"report-{len(started)}.log"
-        report = await WorkerProcess.start(site, log, "--port", "0", subcommand="report")
-        started.append(report)
-        return report
-
-    yield start
-    for number, report in enumerate(started):
-        await report.end()
-        print(f"report {number}: ...{report.errors()[-4_000:]}")
+    return lambda site: start_worker(site, "--port", "0", subcommand="report")
 
 
 async def told(report: WorkerProcess, path: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from aiokafka import TopicPartition
 from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from consentgate.core.partition import Moment
 from consentgate.errors import ClientBroken, ConfigError
 from consentgate.kafka import cluster, sink
 from consentgate.kafka.clock import read_clock
@@ -32,6 +31,7 @@ from harness import (
     Site,
     SiteFactory,
     SlowView,
+    clock_off_by,
     compacted_away,
     consent,
     metric,
@@ -265,9 +265,7 @@ async def test_a_clock_that_is_wrong_stalls_until_it_is_right(
     site = await make_site("clock")
     await site.feed.many(site.consent, [consent("anna")])
 
-    def early() -> Moment:
-        now = read_clock()
-        return Moment(now.unix_ms - 5_000, now.monotonic_ms)
+    early = clock_off_by(-5_000)
 
     async with working(site) as running:
         await running.ready()

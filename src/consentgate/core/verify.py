@@ -467,7 +467,7 @@ class ChainVerifier:
     ) -> None:
         tally = self._tallies["S6"]
         self._pseudonymized |= any(rule.pseudonymize for rule in gate.policy.rules)
-        found = {_retracted(p.record): _times(p.record) for p in slice_.retractions}
+        found = dict(_retraction(placed.record) for placed in slice_.retractions)
         # Somebody's records in several partitions can have come in another order.
         scattered = len(outcome.frontier) > 1
         figures = self._verification.figures
@@ -476,14 +476,14 @@ class ChainVerifier:
         others = {key for _, key in found if scattered}
         plain = {change.subject for change in outcome.retracted}
         for retraction in outcome.retractions:
-            wanted, _ = _retracted(retraction)
+            (wanted, _), times = _retraction(retraction)
             if (wanted, retraction.key) in found or retraction.key in others:
                 tally.checked += 1
                 figures.retractions += 1
-                told = found.get((wanted, retraction.key), _times(retraction))
+                told = found.get((wanted, retraction.key), times)
                 if None in told:
                     tally.unchecked["a retraction does not say when the change came"] += 1
-                elif told != _times(retraction):
+                elif told != times:
                     why = f"the change at {wanted} is retracted, but with other times"
                     tally.violation(place, why)
             elif retraction.key in plain or self._pseudonymized:
@@ -591,17 +591,15 @@ def _quarantine_source(headers: Headers) -> bytes:
     return topic + b"-" + partition + b"@" + offset
 
 
-def _retracted(retraction: Any) -> tuple[str, bytes | None]:
-    """The change that is retracted, and whom; nobody where key and value name different ones."""
-    body, key = orjson.loads(retraction.value or b"{}"), retraction.key or b""
+def _retraction(record: Any) -> tuple[tuple[str, bytes | None], tuple[Any, Any]]:
+    """Which change is retracted and of whom; when that change came, and when it was covered.
+
+    Of nobody where key and value name different ones; None for a time that is not told.
+    """
+    body, key = orjson.loads(record.value or b"{}"), record.key or b""
     is_of_key = body.get("subject") == key.decode(errors="replace")
-    return str(body.get("consent")), key if is_of_key else None
-
-
-def _times(retraction: Any) -> tuple[Any, Any]:
-    """When the change came that is retracted, and when it was covered; None where it is silent."""
-    body = orjson.loads(retraction.value or b"{}")
-    return body.get("changed_at"), body.get("at")
+    what = str(body.get("consent")), key if is_of_key else None
+    return what, (body.get("changed_at"), body.get("at"))
 
 
 def _same(output: Output, record: Any) -> bool:

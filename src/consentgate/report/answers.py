@@ -21,6 +21,7 @@ from consentgate.report.figures import (
     Key,
     LedgerHead,
     LedgerWindow,
+    Link,
     Outcomes,
     RetractionHead,
     RetractionWindow,
@@ -220,12 +221,12 @@ class Answers:
                 rows.writerow(["outcome", *cells, *[""] * 4])
         return text.getvalue()
 
+    def _links(self) -> list[tuple[int, Link]]:
+        """The last entry of each chain, by its input partition."""
+        heads = self._ledger.heads.values()
+        return sorted({p: link for head in heads for p, link in head.links.items()}.items())
+
     def _through(self) -> list[dict[str, Any]]:
-        links = {
-            partition: link
-            for head in self._ledger.heads.values()
-            for partition, link in head.links.items()
-        }
         return [
             {
                 "partition": partition,
@@ -233,27 +234,25 @@ class Answers:
                 "ledger_time_ms": link.time_ms,
                 "hash": link.hash,
             }
-            for partition, link in sorted(links.items())
+            for partition, link in self._links()
         ]
 
     def _chain(self) -> dict[str, Any]:
-        heads = self._ledger.heads.values()
-        links = {p: link for head in heads for p, link in head.links.items()}
-        problems = [
-            problem for _, head in sorted(self._ledger.heads.items()) for problem in head.problems
-        ]
+        links = self._links()
+        heads = [head for _, head in sorted(self._ledger.heads.items())]
+        problems = [problem for head in heads for problem in head.problems]
         more = sum(head.problem_count for head in heads) - len(problems)
         if more:
             problems.append(f"and {more:,} more")
         begun_late = [
             f"input partition {partition}: the ledger does not reach back to its first entry"
-            for partition, link in sorted(links.items())
+            for partition, link in links
             if not link.from_the_beginning
         ]
         whole = "verified" if links and not begun_late else "unknown"
         return {
             "state": "broken" if problems else whole,
-            "entries": sum(link.entries for link in links.values()),
+            "entries": sum(link.entries for _, link in links),
             "problems": [*problems, *begun_late],
         }
 

@@ -91,7 +91,6 @@ class Status:
     def shown(self, since_ms: int) -> Mapping[str, Any]:
         """All of it, with the samples that were taken after `since_ms`, epoch milliseconds."""
         metrics, now_ms, verdicts = self._metrics, _now_ms(), self._verdicts()
-        transactions = {labels["outcome"]: n for labels, n in _series(metrics.transactions)}
         return {
             "now_ms": now_ms,
             "started_ms": self._started_ms,
@@ -124,8 +123,7 @@ class Status:
                 },
             },
             "transactions": {
-                outcome: transactions.get(outcome, 0)
-                for outcome in ("committed", "aborted", "recycled")
+                labels["outcome"]: count for labels, count in _series(metrics.transactions)
             },
             "stalls": _total(metrics.stalls),
             "rebalances": _total(metrics.rebalances),
