@@ -108,7 +108,7 @@ async def test_rights_that_a_broker_does_not_tell_are_not_taken_for_granted(
 @pytest.mark.parametrize(
     ("kafka", "command"),
     [
-        ({}, "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:… "),
+        ({}, "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal 'User:…' "),
         (
             {
                 "security.protocol": "SASL_PLAINTEXT",
