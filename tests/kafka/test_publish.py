@@ -55,6 +55,15 @@ async def test_a_record_that_the_broker_refuses_is_told(make_site: SiteFactory) 
         await published(site, site.content)
 
 
+async def test_a_timestamp_that_the_broker_refuses_is_told_with_what_to_do(
+    make_site: SiteFactory,
+) -> None:
+    site = await make_site("untimely", topics={"content": {"message.timestamp.before.max.ms": "1"}})
+    record = FixtureRecord(1, site.content, b"k", b"v", 0)
+    with pytest.raises(ConfigError, match=r"its timestamp is further.*message\.timestamp\.before"):
+        await publish(kafka_settings(site.config.kafka), [record], lambda: None)
+
+
 async def test_nothing_is_published_where_a_topic_is_missing(make_site: SiteFactory) -> None:
     site = await make_site("missing")
     with pytest.raises(ConfigError, match="missing topics: absent-1, absent-2"):

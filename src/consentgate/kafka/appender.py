@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidTimestampError, KafkaError
 
 from consentgate.errors import BrokerUnavailable, ConfigError
 from consentgate.kafka.connecting import denial
@@ -90,6 +90,12 @@ class Appender:
         for result in results:
             if isinstance(result, KafkaError):
                 why = denial(result) or type(result).__name__
+                if isinstance(result, InvalidTimestampError):
+                    why = (
+                        "its timestamp is further from now than message.timestamp.before.max.ms "
+                        "or message.timestamp.after.max.ms of its topic allow; correct the one "
+                        "or the other"
+                    )
                 raise ConfigError(f"the broker refused a record: {why}")
             if isinstance(result, BaseException):
                 raise result

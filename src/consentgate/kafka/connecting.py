@@ -81,9 +81,10 @@ def denial(error: BaseException | None) -> str | None:
     kind = type(error).__name__.partition(_DENIED)[0].lower().replace("id", " id")
     # Their arguments are names of topics, a group or a transactional id, and nothing else.
     named = sorted({str(each) for argument in error.args for each in _each(argument)})
+    where = f"{kind} {', '.join(named)}".rstrip()
     return (
-        f"this user lacks a right on the {' '.join([kind, *named])}; grant it what "
-        "docs/security.md lists"
+        f"this user lacks a right on the {where}; grant it what docs/security.md lists under "
+        "Rights for this command"
     )
 
 

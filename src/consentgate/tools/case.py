@@ -1,5 +1,6 @@
 """What is looked at by the doctor: one group's configuration, and the cluster as it was seen."""
 
+import shlex
 from dataclasses import dataclass, field
 
 import msgspec
@@ -52,14 +53,20 @@ class Case:
 
     def tool(self, name: str) -> str:
         """One of Kafka's own tools, with the servers, as the beginning of an advice."""
-        return f"{name} --bootstrap-server {self.settings.bootstrap_servers}"
+        beginning = f"{name} --bootstrap-server {self.settings.bootstrap_servers}"
+        if self.settings.client.get("security_protocol", "PLAINTEXT") == "PLAINTEXT":
+            return beginning
+        # How somebody who may do this logs in; docs/security.md has an example of that file.
+        return f"{beginning} --command-config admin.properties"
 
     def reconfigure(self, topic: str, name: str, value: str) -> str:
         """How to change a setting of a topic."""
         tool = f"{self.tool('kafka-configs.sh')} --alter --entity-type topics"
         return f"{tool} --entity-name {topic} --add-config {name}={value}"
 
-    def grant(self, operation: str, name: str, kind: str = "--topic") -> str:
-        """How to grant this user an operation."""
-        tool = self.tool("kafka-acls.sh")
-        return f"{tool} --add --allow-principal User:… --operation {operation} {kind} {name}"
+    def grant(self, *operations: Right | str, on: str) -> str:
+        """How to grant this user operations on a resource, such as `--topic content-events`."""
+        # Who logs in by a certificate or a token has the name that the broker makes of it.
+        user = shlex.quote(f"User:{self.config.kafka.get('sasl.username', '…')}")
+        asked = " ".join(f"--operation {operation}" for operation in operations)
+        return f"{self.tool('kafka-acls.sh')} --add --allow-principal {user} {asked} {on}"

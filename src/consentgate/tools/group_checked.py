@@ -110,7 +110,7 @@ async def check_members(case: Case, cluster: Cluster) -> list[Finding]:
         may_join = False
     if not may_join:
         what = f"group {case.config.group}: this user may not Read, and so not join"
-        return [error("group", what, case.grant("Read", case.config.group, "--group"))]
+        return [error("group", what, case.grant("Read", on=f"--group {case.config.group}"))]
     if not group.members:
         return [fine("group", f"{case.config.group} has no members: nobody decides just now")]
     if group.state != "Stable":

@@ -39,7 +39,7 @@ async def check_topics(case: Case, cluster: Cluster) -> list[Finding]:
     for topic, survey in case.seen.topics.items():
         if survey.error is TopicAuthorizationFailedError:
             what = f"topic {topic}: this user may not see whether it is there"
-            found.append(error("topics", what, case.grant("Describe", topic)))
+            found.append(error("topics", what, case.grant("Describe", on=f"--topic {topic}")))
         elif survey.error is not None:
             missing.append(topic)
     if missing:
@@ -86,12 +86,13 @@ async def check_rights(case: Case, cluster: Cluster) -> list[Finding]:
         held = case.topic(topic).rights
         if held is None:
             what = f"topic {topic}: the broker does not say what this user may do"
-            found.append(warning("rights", what, case.grant(listed(rights), topic)))
+            do = case.grant(*rights, on=f"--topic {topic}")
+            found.append(warning("rights", what, do))
         found += [
             error(
                 "rights",
                 f"topic {topic}: this user may not {right}",
-                case.grant(str(right), topic),
+                case.grant(right, on=f"--topic {topic}"),
             )
             for right in rights
             if held is not None and right not in held
@@ -104,8 +105,10 @@ async def check_rights(case: Case, cluster: Cluster) -> list[Finding]:
             error(
                 "rights",
                 f"this user may not use the transactional id {transactional_id}",
-                f"{case.tool('kafka-acls.sh')} --add --allow-principal User:… --operation "
-                f"Write --transactional-id {group}/ --resource-pattern-type prefixed",
+                case.grant(
+                    "Write",
+                    on=f"--transactional-id {group}/ --resource-pattern-type prefixed",
+                ),
             )
         )
     return found or [

@@ -155,7 +155,7 @@ async def test_that_our_certificate_is_refused_is_seen_behind_the_closed_connect
 @pytest.mark.parametrize(
     ("error", "named"),
     [
-        (TopicAuthorizationFailedError({"b", "a"}), "topic a b"),
+        (TopicAuthorizationFailedError({"b", "a"}), "topic a, b"),
         (TopicAuthorizationFailedError("a"), "topic a"),
         (TopicAuthorizationFailedError(TopicPartition("a", 3)), "topic a"),
         (GroupAuthorizationFailedError("g"), "group g"),

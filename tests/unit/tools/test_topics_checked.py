@@ -102,3 +102,25 @@ async def test_rights_that_a_broker_does_not_tell_are_not_taken_for_granted(
     (found,) = await check_rights(case, None)  # type: ignore[arg-type]
     assert found.severity is Severity.WARNING
     assert "does not say what this user may do" in found.what
+    assert "--operation Read --operation Write --topic consent-decisions" in str(found.do)
+
+
+@pytest.mark.parametrize(
+    ("kafka", "command"),
+    [
+        ({}, "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal 'User:…' "),
+        (
+            {
+                "security.protocol": "SASL_PLAINTEXT",
+                "sasl.mechanism": "SCRAM-SHA-512",
+                "sasl.username": "a worker",
+                "sasl.password": "secret",
+            },
+            "kafka-acls.sh --bootstrap-server localhost:9092 --command-config admin.properties "
+            "--add --allow-principal 'User:a worker' ",
+        ),
+    ],
+)
+def test_what_to_run_can_be_pasted(kafka: dict[str, str], command: str) -> None:
+    case = Case(Config(kafka=kafka), load_policy("opt-in"), kafka_settings(kafka))
+    assert case.grant("Read", on="--topic t") == f"{command}--operation Read --topic t"
