@@ -273,28 +273,35 @@ def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None
 
 def _open_pages(console: Console, demo: Demo, stack: contextlib.ExitStack) -> None:
     """Start the report, too, and say where to look before anything happens."""
-    has_report = importlib.util.find_spec("faust") is not None
-    if has_report:
+    if _has_report():
         console.print("Starting the transparency report as another ...")
         stack.enter_context(demo.report())
         report = f"http://127.0.0.1:{demo.report_port}/"
     else:
         report = "left out, as it needs Faust: pip install 'consentgate\\[report]'"
+    seconds = (demo.suspension_ms - _now_ms()) / 1000
     console.print(
         f"\nFollow it in a browser:\n  status page of the enforcer  http://127.0.0.1:{demo.port}/"
-        f"\n  transparency report          {report}\n\nThe United Kingdom is suspended at "
-        f"{_clock(demo.suspension_ms)[:8]} UTC, in {(demo.suspension_ms - _now_ms()) / 1000:.0f} s; "
-        f"{WITHDRAWS} withdraws within the minute after.\n",
+        f"\n  transparency report          {report}\n\nThe first goes on by itself, the "
+        f"second shows more when it is loaded again.\n\nThe United Kingdom is suspended at "
+        f"{_clock(demo.suspension_ms)[:8]} UTC, in {seconds:.0f} s. {WITHDRAWS} withdraws within "
+        "the minute after.\n",
         soft_wrap=True,
     )
 
 
+def _has_report() -> bool:
+    return importlib.util.find_spec("faust") is not None
+
+
 def _keep_up(console: Console, demo: Demo) -> None:
     url = f"http://127.0.0.1:{demo.port}"
+    report = f"  report   http://127.0.0.1:{demo.report_port}/\n" if _has_report() else ""
     console.print(
         f"\nEverything, the pages too, stays up until Ctrl-C:"
         f"\n  Kafka    {demo.config.kafka['bootstrap.servers']}"
-        f"\n  metrics  {url}/metrics\n  health   {url}/readyz and {url}/livez"
+        f"\n  status   {url}/\n{report}"
+        f"  metrics  {url}/metrics\n  health   {url}/readyz and {url}/livez"
     )
     try:
         signal.pause()
@@ -321,9 +328,7 @@ def _screen(progress: Progress) -> Table:
     return table
 
 
-def _await_ready(
-    who: str, port: int, process: "subprocess.Popen[bytes]", log_path: Path
-) -> None:
+def _await_ready(who: str, port: int, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
     deadline = time.monotonic() + 45
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ import { byId, details, h, setFacts, setText, setTiles, table } from "./dom.js";
 import { getJson } from "./fetching.js";
 import { count, counted, moment, percent, short, shortHash, span } from "./format.js";
 import { BASES, REASONS, VERDICTS, place } from "./words.js";
-import { byCount, changes, jurisdictions, merged, rangeOf, sizeFor, steps, stretches, sum } from "./windows.js";
+import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFor, steps, stretches, sum } from "./windows.js";
 
 /** @typedef {import("./windows.js").Outcome} Outcome */
 /** @typedef {import("./windows.js").Window} Window */
@@ -221,7 +221,7 @@ function windowed(chart, answer, pick, inWords, { empty = 0, above = [] } = {}) 
 }
 
 /** @param {Report} report @param {Windows} answer @param {Filters} asked */
-function showTime({ policies }, answer, asked) {
+function showTime({ policies, generated_at_ms }, answer, asked) {
   const range = rangeOf(answer.windows, answer.size_ms);
   const fits = fitting(asked);
   const sums = byVerdict(answer.windows.flatMap(({ outcomes }) => outcomes), fits);
@@ -234,16 +234,20 @@ function showTime({ policies }, answer, asked) {
       answer, (window) => byVerdict(window.outcomes, fits), `${inWords}.`, { above: strip },
     ),
   );
-  const listed = changes(policies).filter((each) => asked.jurisdiction === "" || each.jurisdiction === asked.jurisdiction);
-  byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed.map(changeItem)));
+  const concerns = (/** @type {import("./windows.js").Change} */ each) => asked.jurisdiction === "" || each.jurisdiction === asked.jurisdiction;
+  const listed = [
+    ...changes(policies).filter(concerns).map((each) => changeItem(each, each.at_ms > generated_at_ms ? ", still to come" : "")),
+    ...changesBeside(policies).filter(concerns).map((each) => changeItem(each, ", in the configured policy, of which it is not known that it decided")),
+  ];
+  byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed));
   computedFrom("time-basis", answer.through);
 }
 
-/** @param {import("./windows.js").Change} change */
-function changeItem({ at_ms, jurisdiction, label, basis_before, basis_after }) {
+/** @param {import("./windows.js").Change} change @param {string} more */
+function changeItem({ at_ms, jurisdiction, label, basis_before, basis_after }, more) {
   const where = label === "" || label === jurisdiction || jurisdiction === "*" ? place(jurisdiction) : `${jurisdiction} (${label})`;
   const means = BASES[basis_after ?? ""] ?? "nothing goes on";
-  return h("li", {}, h("time", { datetime: new Date(at_ms).toISOString() }, moment(at_ms)), `: ${where}, from ${named(basis_before)} to `, h("strong", {}, named(basis_after)), ` (${means})`);
+  return h("li", {}, h("time", { datetime: new Date(at_ms).toISOString() }, moment(at_ms)), `: ${where}, from ${named(basis_before)} to `, h("strong", {}, named(basis_after)), ` (${means})${more}`);
 }
 
 /** @param {string | null} basis */
@@ -371,9 +375,9 @@ function showLedger({ chain, policies, through, generated_at_ms }) {
   ]);
   byId("problems").replaceChildren(...chain.problems.map((problem) => h("li", {}, problem)));
   const rows = policies.map(({ name, hash, first_seen_ms }) => [
-    name, hash === null ? "not known here" : shortHash(hash), first_seen_ms === null ? "not yet" : moment(first_seen_ms),
+    name, hash === null ? "not known here" : shortHash(hash), first_seen_ms !== null ? moment(first_seen_ms) : hash === null ? "not known here" : "not yet",
   ]);
-  byId("policies").replaceChildren(table("Policies that decided", ["policy", "hash", "first seen"], rows).element);
+  byId("policies").replaceChildren(table("Policies that decided, and the configured one", ["policy", "hash", "first seen"], rows).element);
   byId("positions").replaceChildren(positionTable(through));
 }
 

@@ -108,6 +108,17 @@ export function changes(policies) {
 }
 
 /**
+ * The changes of a configured policy that no entry names, where entries name others: it may be one of them,
+ * if its hash is not known here.
+ * @param {Policy[]} policies
+ * @returns {Change[]}
+ */
+export function changesBeside(policies) {
+  const held = terms(policies);
+  return policies.filter((policy) => !held.some((each) => each.policy === policy)).flatMap(({ timeline }) => timeline);
+}
+
+/**
  * Each policy with the time for which the ledger names it. The first is taken to have held before, one that
  * was not seen yet holds for none unless it is alone.
  * @param {Policy[]} policies
