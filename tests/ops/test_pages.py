@@ -152,6 +152,46 @@ async def test_an_empty_ledger_is_no_error(browser: Browser) -> None:
         assert page.troubles == []
 
 
+async def test_what_is_not_known_of_a_policy_is_said(browser: Browser) -> None:
+    totals, windows = reported.answers()
+    problem = "input partition 1: the ledger does not reach back to its first entry"
+    totals["chain"] = {"state": "unknown", "entries": 17, "problems": [problem]}
+    (seen,) = totals["policies"]
+    change = seen["timeline"][0] | {"basis_before": None, "jurisdiction": "*"}
+    configured = seen | {"hash": None, "first_seen_ms": None, "timeline": [change]}
+    totals["policies"] = [seen | {"timeline": []}, configured]
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await page.says("#state", "could not be checked from its first entry")
+        assert problem in await page.text("#detail")
+        changes = await page.text("#changes")
+        assert "everywhere else (*), from no rule to suspended" in changes
+        assert "of which it is not known that it decided" in changes
+        rows = await page.page.locator("#policies tbody tr").all_inner_texts()
+        assert rows[1].split("\t") == [configured["name"], "not known here", "not known here"]
+        totals["policies"] = [configured | {"timeline": [change | {"basis_after": None}]}]
+        await page.page.get_by_text("Load again").click()
+        await page.says("#changes", "from no rule to no rule (nothing goes on)")
+        assert await page.page.locator(".stretch").all_inner_texts() == ["no rule", "no rule"]
+        assert page.troubles == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [(40, "minute"), (5 * 3600, "minute"), (7 * 3600, "hour"), (22 * 86_400, "day")],
+)
+async def test_windows_are_as_large_as_the_history_asks_for(
+    browser: Browser, seconds: int, size: str
+) -> None:
+    totals, windows = reported.answers()
+    begun_ms = totals["policies"][0]["first_seen_ms"]
+    for position in totals["through"]:
+        position["ledger_time_ms"] = begun_ms + seconds * 1000
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        assert await page.page.input_value("#size") == size
+        assert await page.page.get_attribute("#windows", "href") == f"api/windows?size={size}"
+
+
 async def test_figures_that_cannot_be_had_are_said_to_be_missing(
     browser: Browser, report_url: str
 ) -> None:

@@ -1,68 +1,118 @@
-"""The demo's story, told by the worker's page and by the report's, both as they are."""
+"""A worker and the report as they are run, and what their two pages tell of one story."""
 
-import io
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from rich.console import Console
-from rich.live import Live
+import pytest
 
 from browser import Opened, chromium, opened
-from consentgate.demo.show import Demo, Pace
-from consentgate.demo.story import WITHDRAWS
-from consentgate.tools.broker import EmbeddedKafka
-from harness import until
+from consentgate.demo.show import next_minute_ms
+from harness import QUICK_GROUP, Feed, Site, SiteFactory, WorkerProcess, consent, post, until
 
-QUICK = Pace(start=10.0, stop_after=4.0, posts=10.0)
+BEFORE_MS = 12_000
+"""How long there is at least for the start and for what comes before the suspension."""
+
+BRITISH = [f"gb{number}" for number in range(5)]
+AMERICAN = [f"us{number}" for number in range(4)]
+
+_POLICY = """
+name: story
+purpose: ai-training
+rules:
+  - {{jurisdictions: [GB], until: {at}, basis: opt-out}}
+  - {{jurisdictions: [GB], from: {at}, basis: suspended}}
+  - {{jurisdictions: ["*"], basis: opt-out}}
+"""
+
+Start = Callable[..., Awaitable[WorkerProcess]]
 
 
-async def totals_of(url: str) -> dict[str, Any]:
-    """What the report counts now."""
-    async with aiohttp.ClientSession() as session, session.get(f"{url}api/totals") as answer:
-        totals: dict[str, Any] = await answer.json()
-    return totals
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a subcommand as a process of its own, which does not outlive the test."""
+    async with AsyncExitStack() as stack:
+
+        async def started(site: Site, subcommand: str, *options: str) -> WorkerProcess:
+            log = tmp_path / f"{subcommand}.log"
+            process = await WorkerProcess.start(site, log, *options, subcommand=subcommand)
+            stack.push_async_callback(process.end)
+            return process
+
+        yield started
 
 
-async def tells_of_the_suspension(page: Opened) -> None:
-    """Wait until the page says that use is suspended in the United Kingdom."""
-    await page.says("#changes", "GB, from opt-out to suspended")
-
-
-async def test_the_story_of_the_demo_can_be_told_from_its_two_pages(
-    shared_kafka: EmbeddedKafka, tmp_path: Path
+async def test_a_suspension_and_a_withdrawal_are_told_by_the_pages_of_the_real_programs(
+    make_site: SiteFactory, feed: Feed, start: Start, tmp_path: Path
 ) -> None:
-    demo = Demo(tmp_path, shared_kafka.bootstrap_servers, 5_000, QUICK)
-    await demo.prepare()
-    demo.write_policy()
-    status_url = f"http://127.0.0.1:{demo.port}/"
-    report_url = f"http://127.0.0.1:{demo.report_port}/"
-    with demo.worker(), demo.report():
-        await demo.tell(Live(console=Console(file=io.StringIO())))
-        told = await demo.aftermath()
+    suspension_ms = next_minute_ms(round(time.time() * 1000) + BEFORE_MS)
+    at = datetime.fromtimestamp(suspension_ms / 1000, UTC)
+    policy = tmp_path / "story.yaml"
+    policy.write_text(_POLICY.format(at=at.strftime("%Y-%m-%dT%H:%M:%SZ")))
+    site = await make_site("story", partitions=2, policy=str(policy), kafka=QUICK_GROUP)
+    people = [*((each, "GB") for each in BRITISH), *((each, "US") for each in AMERICAN)]
+    await feed.many(site.consent, [consent(who, None, where) for who, where in people])
+    worker = await start(site, "run")
+    report = await start(site, "report", "--port", "0")
+    await worker.ready()
+    await feed.many(site.content, [post(who, f"{who}-1") for who, _ in people])
+    await site.decided()
+    assert time.time() * 1000 < suspension_ms, "the start took too long for the story"
 
-        async def is_counted() -> bool:
-            return bool((await totals_of(report_url))["totals"]["in"] == told.posts)
+    await asyncio.sleep(max(0.0, suspension_ms / 1000 - time.time()))
+    await feed.one(site.consent, consent(AMERICAN[0], "withdrawn"))
 
-        await until(is_counted, "the report has counted every post")
-        totals = await totals_of(report_url)
-        assert totals["chain"]["state"] == "verified"
-        counts = {
-            (each["jurisdiction"], each["reason"]): each["count"] for each in totals["outcomes"]
-        }
-        assert counts == dict(told.counts)
-        async with chromium() as browser:
-            async with opened(browser, f"{report_url}?size=minute") as page:
-                await tells_of_the_suspension(page)
-                tiles = await page.text("#shown")
-                assert f"{told.posts:,} records" in tiles
-                assert f"{told.total('forward') / told.posts:.1%} of what came in" in tiles
-                withdrawals = (await page.text("#withdrawal-tiles")).split("\n")
-                assert str(totals["withdrawals"]["count"]) in withdrawals
-                assert totals["withdrawals"]["count"] > 0, f"{WITHDRAWS} withdrew"
+    async def counted(number: int) -> dict[str, Any]:
+        status, text = await report.get("/api/totals")
+        totals: dict[str, Any] = json.loads(text) if status == 200 else {}
+        seen = totals and (totals["totals"]["in"], totals["withdrawals"]["count"])
+        return totals if seen == (number, 1) else {}
+
+    await until(lambda: counted(9), "the withdrawal is counted")
+    await feed.many(site.content, [post(who, f"{who}-2") for who, _ in people])
+    totals = await until(lambda: counted(18), "all is counted")
+    assert totals["totals"] == {"in": 18, "forwarded": 12, "withheld": 6, "quarantined": 0}
+    assert totals["chain"]["state"] == "verified"
+
+    async with chromium() as browser:
+        for process, tells in ((report, the_report_tells), (worker, the_status_page_tells)):
+            (begun,) = process.logged("started")
+            async with opened(browser, f"{begun['http']}/") as page:
+                await tells(page, totals)
                 assert page.troubles == []
-            async with opened(browser, status_url) as page:
-                await page.says("body", "Deciding on 4 partitions")
-                await page.says("#in-force tr", "GB")
-                assert "suspended" in await page.text("#in-force")
-                assert page.troubles == []
+
+
+async def the_report_tells(page: Opened, totals: dict[str, Any]) -> None:
+    await page.says("#state", "The ledger holds together")
+    tiles = (await page.text("#tiles")).split("\n")
+    shown = dict(zip(tiles[::3], tiles[1::3], strict=True))
+    named = {name.capitalize(): n for name, n in totals["totals"].items() if name != "in"}
+    expected = {"Came in": totals["totals"]["in"], **named, "Withdrawals": 1}
+    assert shown == {name: str(number) for name, number in expected.items()}
+    assert (await page.text("#withdrawal-tiles")).split("\n")[:2] == ["Withdrawals", "1"]
+
+    assert await page.page.input_value("#size") == "minute"
+    assert "GB, from opt-out to suspended" in await page.text("#changes")
+    assert "still to come" not in await page.text("#changes")
+    stretches = page.page.locator(".stretch")
+    assert await stretches.all_inner_texts() == ["opt-out", "suspended"]
+    figure = page.page.locator("#places figure", has_text="GB")
+    await figure.get_by_text("Show as a table").click()
+    await figure.locator("tbody").wait_for()
+    rows = [row.split("\t") for row in await figure.locator("tbody tr").all_inner_texts()]
+    # The end of the last window, and the windows from then on: nothing is forwarded.
+    assert [row[1:] for row in rows] == [["5", "0"], ["5", "0"], ["5", "5"]]
+
+
+async def the_status_page_tells(page: Opened, totals: dict[str, Any]) -> None:
+    await page.says("#once", f"{totals['totals']['in']}: each record has one")
+    assert "jurisdiction-suspended" in await page.text("#outcomes")
+    assert "withdrawn" in await page.text("#outcomes")
+    assert "median; at most" in await page.text("#tiles")
+    in_force = await page.page.locator("#in-force tbody tr", has_text="GB").inner_text()
+    assert "suspended" in in_force

@@ -141,7 +141,7 @@ def demo(
         bool,
         typer.Option(
             "--keep",
-            help="Take three minutes, to be followed on two pages, and leave all up until Ctrl-C.",
+            help="Take two or three minutes, to be followed on two pages, and leave all up.",
         ),
     ] = False,
 ) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,9 +35,18 @@ from consentgate.tools.broker import EmbeddedKafka
 
 PARTITIONS = 4
 SUBJECTS = 10_000
+STOP_AFTER_SECONDS = 4.0
+"""When, after the first post, the United Kingdom is suspended."""
 WITHDRAW_AFTER = 0.8
 """After which share of the posts somebody withdraws."""
-CHUNKS = 80
+PACED_SECONDS = 8.0
+"""Over which time the posts are spread, so that there is something to look at."""
+CHUNK_SECONDS = 0.1
+
+KEPT_BEFORE_SECONDS = 30.0
+"""With the pages to look at: how long, at least, after the start the suspension comes."""
+KEPT_AFTER_SECONDS = 60.0
+"""And how long posts come after it: for one of the report's smallest windows."""
 
 _CONFIG = """\
 kafka: {{bootstrap.servers: "{servers}"}}
@@ -45,23 +54,6 @@ group: demo
 policy: {policy}
 http: {{host: 127.0.0.1, port: {port}}}
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long things take, in seconds."""
-
-    start: float
-    """What is to be started, from the writing of the policy to the first post."""
-    stop_after: float
-    """When, after the first post, the United Kingdom is suspended."""
-    posts: float
-    """Over which time the posts are spread, so that there is something to look at."""
-
-
-AT_ONCE = Pace(start=2.5, stop_after=4.0, posts=8.0)
-ON_PAGES = Pace(start=10.0, stop_after=80.0, posts=180.0)
-"""Slow enough for the report, whose smallest windows are minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +70,12 @@ class Progress:
 class Demo:
     """One showing."""
 
-    def __init__(self, directory: Path, servers: str, events: int, pace: Pace) -> None:
-        self.port, self.report_port = _free_port(), _free_port()
+    def __init__(self, directory: Path, servers: str, events: int, *, keep: bool) -> None:
+        self.port = _free_port()
+        self.report_port = _free_port()
+        self._keep = keep
         self._directory = directory
         self._events = events
-        self._pace = pace
         self._policy = directory / "policy.yaml"
         self._config_path = directory / "consentgate.yaml"
         self._config_path.write_text(
@@ -106,27 +99,24 @@ class Demo:
                 await appender.append(self.config.topics.consent, key=key, value=value)
             await appender.flush()
 
-    @contextlib.contextmanager
-    def worker(self) -> Iterator[None]:
+    def worker(self) -> contextlib.AbstractContextManager[None]:
         """The enforcer as a process of its own, ended with the block."""
-        with self._process("enforcer", ["run"], self.port):
-            yield
+        return self._running("the enforcer", self.port, "run")
+
+    def report(self) -> contextlib.AbstractContextManager[None]:
+        """The report as a process of its own, ended with the block."""
+        return self._running("the report", self.report_port, "report", "--port", self.report_port)
 
     @contextlib.contextmanager
-    def report(self) -> Iterator[None]:
-        """The transparency report as a process of its own, ended with the block."""
-        with self._process("report", ["report", "--port", str(self.report_port)], self.report_port):
-            yield
-
-    @contextlib.contextmanager
-    def _process(self, name: str, arguments: Sequence[str], port: int) -> Iterator[None]:
-        command = [sys.executable, "-m", "consentgate", *arguments, "-c", str(self._config_path)]
-        log_path = self._directory / f"{name}.log"
+    def _running(self, who: str, port: int, subcommand: str, *options: object) -> Iterator[None]:
+        arguments = [subcommand, "-c", self._config_path, *options]
+        command = [sys.executable, "-m", "consentgate", *map(str, arguments)]
+        log_path = self._directory / f"{subcommand}.log"
         # In a session of its own a Ctrl-C reaches it only through us, after the last line is read.
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            _await_ready(name, process, port, log_path)
+            _await_ready(who, port, process, log_path)
             yield
         finally:
             process.terminate()
@@ -138,7 +128,10 @@ class Demo:
 
     def write_policy(self) -> None:
         """Put the policy where the worker reads it; the clock runs from here."""
-        self.suspension_ms = _now_ms() + int((self._pace.start + self._pace.stop_after) * 1000)
+        if self._keep:
+            self.suspension_ms = next_minute_ms(_now_ms() + round(KEPT_BEFORE_SECONDS * 1000))
+        else:
+            self.suspension_ms = _now_ms() + round((STOP_AFTER_SECONDS + 2.5) * 1000)
         self._policy.write_text(policy_text(self.suspension_ms))
 
     async def tell(self, live: Live) -> None:
@@ -146,25 +139,32 @@ class Demo:
         topics = self.config.topics
         published = 0
         async with Appender(self._settings) as appender:
-            started = time.monotonic()
-            for chunk in range(CHUNKS):
-                for key, value in self._story.posts(self._events // CHUNKS):
+            started, seconds = time.monotonic(), self._posts_seconds()
+            chunks = round(seconds / CHUNK_SECONDS)
+            for chunk in range(chunks):
+                due_events = self._events * (chunk + 1) // chunks
+                for key, value in self._story.posts(due_events - self._events * chunk // chunks):
                     await appender.append(topics.content, key=key, value=value)
                     published += 1
                 await appender.flush()
-                if self.withdrawal_ms == 0 and chunk >= WITHDRAW_AFTER * CHUNKS:
+                if self.withdrawal_ms == 0 and chunk >= WITHDRAW_AFTER * chunks:
                     key, value = self._story.withdrawal()
                     await appender.append(topics.consent, key=key, value=value)
                     await appender.flush()
                     self.withdrawal_ms = _now_ms()
                 await self._show(live, published)
-                due = started + self._pace.posts * (chunk + 1) / CHUNKS
+                due = started + seconds * (chunk + 1) / chunks
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
         await self._drain(live, published)
 
     async def aftermath(self) -> Aftermath:
         """What the topics say, read back."""
         return await read_aftermath(self.config, self._settings, PARTITIONS)
+
+    def _posts_seconds(self) -> float:
+        if not self._keep:
+            return PACED_SECONDS
+        return (self.suspension_ms - _now_ms()) / 1000 + KEPT_AFTER_SECONDS
 
     async def _drain(self, live: Live, published: int) -> None:
         deadline = time.monotonic() + 60
@@ -197,22 +197,16 @@ class Demo:
         return values
 
 
-def _await_ready(name: str, process: "subprocess.Popen[bytes]", port: int, log_path: Path) -> None:
-    deadline = time.monotonic() + 45
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError):
-            if json.loads(_get(f"http://127.0.0.1:{port}/readyz"))["status"] == "ok":
-                return
-        time.sleep(0.1)
-    tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-10:])
-    raise BrokerError(f"the {name} did not become ready; the end of its log:\n{tail}")
+def next_minute_ms(time_ms: int) -> int:
+    """The first full minute from this time on: no window of the report is before and after it."""
+    return -(-time_ms // 60_000) * 60_000
 
 
 def run_demo(events: int, *, keep: bool) -> None:
     """Show the main job; everything is gone afterwards, unless `keep` leaves it up until Ctrl-C.
 
     Raises:
-        BrokerError: if the embedded Kafka or the enforcer cannot be started.
+        BrokerError: if the embedded Kafka, the enforcer or the report cannot be started.
         KeyboardInterrupt: after a Ctrl-C or a SIGTERM, when everything has been put away.
     """
     console = Console()
@@ -221,8 +215,7 @@ def run_demo(events: int, *, keep: bool) -> None:
         with tempfile.TemporaryDirectory(prefix="consentgate-demo-") as directory:
             console.print("Starting an embedded Kafka ...")
             with EmbeddedKafka() as kafka:
-                pace = ON_PAGES if keep else AT_ONCE
-                demo = Demo(Path(directory), kafka.bootstrap_servers, events, pace)
+                demo = Demo(Path(directory), kafka.bootstrap_servers, events, keep=keep)
                 _show_all(console, demo, keep)
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -233,27 +226,16 @@ def _show_all(console: Console, demo: Demo, keep: bool) -> None:
     asyncio.run(demo.prepare())
     demo.write_policy()
     console.print("Starting the enforcer as a process of its own ...")
-    with contextlib.ExitStack() as processes:
-        processes.enter_context(demo.worker())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(demo.worker())
         if keep:
-            _open_pages(console, demo, processes)
+            _open_pages(console, demo, stack)
         with Live(console=console, refresh_per_second=8) as live:
             asyncio.run(demo.tell(live))
         aftermath = asyncio.run(demo.aftermath())
         _print_aftermath(console, demo, aftermath)
         if keep:
             _keep_up(console, demo)
-
-
-def _open_pages(console: Console, demo: Demo, processes: contextlib.ExitStack) -> None:
-    """Say where the story can be followed, before it begins."""
-    console.print(f"  status page  http://127.0.0.1:{demo.port}/")
-    if importlib.util.find_spec("faust") is None:
-        console.print("  report       needs: pip install 'consentgate[report]'")
-        return
-    console.print("Starting the transparency report as a process of its own ...")
-    processes.enter_context(demo.report())
-    console.print(f"  report page  http://127.0.0.1:{demo.report_port}/?size=minute")
 
 
 def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None:
@@ -289,12 +271,37 @@ def _print_aftermath(console: Console, demo: Demo, aftermath: Aftermath) -> None
     )
 
 
+def _open_pages(console: Console, demo: Demo, stack: contextlib.ExitStack) -> None:
+    """Start the report, too, and say where to look before anything happens."""
+    if _has_report():
+        console.print("Starting the transparency report as another ...")
+        stack.enter_context(demo.report())
+        report = f"http://127.0.0.1:{demo.report_port}/"
+    else:
+        report = "left out, as it needs Faust: pip install 'consentgate\\[report]'"
+    seconds = (demo.suspension_ms - _now_ms()) / 1000
+    console.print(
+        f"\nFollow it in a browser:\n  status page of the enforcer  http://127.0.0.1:{demo.port}/"
+        f"\n  transparency report          {report}\n\nThe first goes on by itself, the "
+        f"second shows more when it is loaded again.\n\nThe United Kingdom is suspended at "
+        f"{_clock(demo.suspension_ms)[:8]} UTC, in {seconds:.0f} s. {WITHDRAWS} withdraws within "
+        "the minute after.\n",
+        soft_wrap=True,
+    )
+
+
+def _has_report() -> bool:
+    return importlib.util.find_spec("faust") is not None
+
+
 def _keep_up(console: Console, demo: Demo) -> None:
     url = f"http://127.0.0.1:{demo.port}"
+    report = f"  report   http://127.0.0.1:{demo.report_port}/\n" if _has_report() else ""
     console.print(
-        "\nEverything stays up until Ctrl-C, the pages above too:"
-        f"\n  Kafka        {demo.config.kafka['bootstrap.servers']}"
-        f"\n  metrics      {url}/metrics\n  health       {url}/readyz and {url}/livez"
+        f"\nEverything, the pages too, stays up until Ctrl-C:"
+        f"\n  Kafka    {demo.config.kafka['bootstrap.servers']}"
+        f"\n  status   {url}/\n{report}"
+        f"  metrics  {url}/metrics\n  health   {url}/readyz and {url}/livez"
     )
     try:
         signal.pause()
@@ -319,6 +326,17 @@ def _screen(progress: Progress) -> Table:
     table.add_row("United Kingdom", stop, "")
     table.add_row(WITHDRAWS, "[bold]has withdrawn[/bold]" if progress.withdrawn else "granted", "")
     return table
+
+
+def _await_ready(who: str, port: int, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
+    deadline = time.monotonic() + 45
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if json.loads(_get(f"http://127.0.0.1:{port}/readyz"))["status"] == "ok":
+                return
+        time.sleep(0.1)
+    tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-10:])
+    raise BrokerError(f"{who} did not become ready; the end of its log:\n{tail}")
 
 
 def _clock(time_ms: int) -> str:

@@ -35,7 +35,7 @@ import { clock, moment, tick } from "./format.js";
 
 /** The rows of a policy above a chart have the same, in the style sheet. */
 const GUTTER_PX = 66;
-const MARGIN_PX = 22;
+const MARGIN_PX = 30;
 
 const TABLE_ROWS_MAX = 200;
 
@@ -64,10 +64,11 @@ export function figure(chart, ...above) {
   );
   const set = (/** @type {Data} */ next, /** @type {string} */ inWords) => {
     data = next;
-    empty.hidden = next.xs.length > 1;
-    plotted.hidden = next.xs.length <= 1;
+    const drawable = next.xs.length > 1 && next.ys.some((values) => values.some((y) => y !== null));
+    empty.hidden = drawable;
+    plotted.hidden = !drawable;
     plotted.setAttribute("aria-label", `${chart.title}. ${inWords}`);
-    if (next.xs.length > 1) plot.set(next);
+    if (drawable) plot.set(next);
     keys.show(data, null);
     alternative.refresh();
   };

@@ -5,7 +5,7 @@ import { byId, details, h, setFacts, setText, setTiles, table } from "./dom.js";
 import { getJson } from "./fetching.js";
 import { count, counted, moment, percent, short, shortHash, span } from "./format.js";
 import { BASES, REASONS, VERDICTS, place } from "./words.js";
-import { byCount, changes, jurisdictions, merged, rangeOf, steps, stretches, sum } from "./windows.js";
+import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFor, steps, stretches, sum } from "./windows.js";
 
 /** @typedef {import("./windows.js").Outcome} Outcome */
 /** @typedef {import("./windows.js").Window} Window */
@@ -28,7 +28,7 @@ import { byCount, changes, jurisdictions, merged, rangeOf, steps, stretches, sum
 
 /** What `api/windows` answers. @typedef {{size_ms: number, through: Position[], windows: Window[]}} Windows */
 
-/** What is asked for; it stands in the URL. @typedef {{size: string, jurisdiction: string, from: string, until: string}} Filters */
+/** What is asked for; it stands in the URL, but for a `size` that nobody has chosen. @typedef {{size: string, jurisdiction: string, from: string, until: string}} Filters */
 
 const DAY_MS = 86_400_000;
 const REASONS_MAX = 5;
@@ -75,7 +75,7 @@ function filters() {
   };
   const size = asked.get("size") ?? "";
   return {
-    size: ["minute", "hour", "day"].includes(size) ? size : "hour",
+    size: ["minute", "hour", "day"].includes(size) ? size : "",
     jurisdiction: asked.get("jurisdiction") ?? "",
     from: date("from"),
     until: date("until"),
@@ -87,7 +87,7 @@ const input = (id) => /** @type {HTMLInputElement | HTMLSelectElement} */ (byId(
 
 /** @param {Filters} asked */
 function showFilters(asked) {
-  input("size").value = asked.size;
+  if (asked.size !== "") input("size").value = asked.size;
   input("from").value = asked.from;
   input("until").value = asked.until;
   showJurisdictions([], asked.jurisdiction);
@@ -121,13 +121,13 @@ function windowsUrl({ size, from, until }) {
 async function load() {
   const own = ++question;
   const asked = filters();
-  byId("csv").setAttribute("href", `api/outcomes.csv?size=${asked.size}`);
-  byId("windows").setAttribute("href", windowsUrl(asked));
   say("wait", "Loading the figures", "");
   byId("figures").setAttribute("aria-busy", "true");
   try {
-    const [report, windows] = await Promise.all([getJson("api/totals"), getJson(windowsUrl(asked))]);
-    if (own === question) show(report, windows, asked);
+    const report = await getJson("api/totals");
+    const sized = { ...asked, size: asked.size === "" ? sizeFor(report) : asked.size };
+    const windows = await getJson(windowsUrl(sized));
+    if (own === question) show(report, windows, sized);
   } catch (error) {
     if (own === question) say("bad", "The figures could not be loaded", `${error instanceof Error ? error.message : error} What is below, if anything, is what was loaded before.`);
   }
@@ -146,6 +146,9 @@ function say(kind, text, detail) {
 function show(report, answer, asked) {
   for (const chart of charts) chart.destroy();
   charts = [];
+  input("size").value = asked.size;
+  byId("csv").setAttribute("href", `api/outcomes.csv?size=${asked.size}`);
+  byId("windows").setAttribute("href", windowsUrl(asked));
   showJurisdictions(jurisdictions(report.outcomes, report.policies), asked.jurisdiction);
   sayChain(report);
   byId("shown").hidden = false;
@@ -218,7 +221,7 @@ function windowed(chart, answer, pick, inWords, { empty = 0, above = [] } = {}) 
 }
 
 /** @param {Report} report @param {Windows} answer @param {Filters} asked */
-function showTime({ policies }, answer, asked) {
+function showTime({ policies, generated_at_ms }, answer, asked) {
   const range = rangeOf(answer.windows, answer.size_ms);
   const fits = fitting(asked);
   const sums = byVerdict(answer.windows.flatMap(({ outcomes }) => outcomes), fits);
@@ -231,16 +234,20 @@ function showTime({ policies }, answer, asked) {
       answer, (window) => byVerdict(window.outcomes, fits), `${inWords}.`, { above: strip },
     ),
   );
-  const listed = changes(policies).filter((each) => asked.jurisdiction === "" || each.jurisdiction === asked.jurisdiction);
-  byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed.map(changeItem)));
+  const concerns = (/** @type {import("./windows.js").Change} */ each) => asked.jurisdiction === "" || each.jurisdiction === asked.jurisdiction;
+  const listed = [
+    ...changes(policies).filter(concerns).map((each) => changeItem(each, each.at_ms > generated_at_ms ? ", still to come" : "")),
+    ...changesBeside(policies).filter(concerns).map((each) => changeItem(each, ", in the configured policy, of which it is not known that it decided")),
+  ];
+  byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed));
   computedFrom("time-basis", answer.through);
 }
 
-/** @param {import("./windows.js").Change} change */
-function changeItem({ at_ms, jurisdiction, label, basis_before, basis_after }) {
+/** @param {import("./windows.js").Change} change @param {string} more */
+function changeItem({ at_ms, jurisdiction, label, basis_before, basis_after }, more) {
   const where = label === "" || label === jurisdiction || jurisdiction === "*" ? place(jurisdiction) : `${jurisdiction} (${label})`;
   const means = BASES[basis_after ?? ""] ?? "nothing goes on";
-  return h("li", {}, h("time", { datetime: new Date(at_ms).toISOString() }, moment(at_ms)), `: ${where}, from ${named(basis_before)} to `, h("strong", {}, named(basis_after)), ` (${means})`);
+  return h("li", {}, h("time", { datetime: new Date(at_ms).toISOString() }, moment(at_ms)), `: ${where}, from ${named(basis_before)} to `, h("strong", {}, named(basis_after)), ` (${means})${more}`);
 }
 
 /** @param {string | null} basis */
@@ -368,9 +375,9 @@ function showLedger({ chain, policies, through, generated_at_ms }) {
   ]);
   byId("problems").replaceChildren(...chain.problems.map((problem) => h("li", {}, problem)));
   const rows = policies.map(({ name, hash, first_seen_ms }) => [
-    name, hash === null ? "not known here" : shortHash(hash), first_seen_ms === null ? "not yet" : moment(first_seen_ms),
+    name, hash === null ? "not known here" : shortHash(hash), first_seen_ms !== null ? moment(first_seen_ms) : hash === null ? "not known here" : "not yet",
   ]);
-  byId("policies").replaceChildren(table("Policies that decided", ["policy", "hash", "first seen"], rows).element);
+  byId("policies").replaceChildren(table("Policies that decided, and the configured one", ["policy", "hash", "first seen"], rows).element);
   byId("positions").replaceChildren(positionTable(through));
 }
 

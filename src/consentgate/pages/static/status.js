@@ -73,6 +73,7 @@ const flow = figure({
   heightPx: 230,
   atLeast: 10,
   sync: "status",
+  marks: changes,
 });
 const lag = figure({
   title: "Lag",
@@ -248,6 +249,18 @@ function showCharts() {
   const ages = samples.map((each) => each.consent_staleness_seconds);
   const known = ages.filter((each) => each !== null);
   age.set({ xs, ys: [ages] }, known.length === 0 ? "Not known." : `At most ${span(Math.round(1000 * Math.max(...known)))}.`);
+}
+
+/** When the rules came into force that are in force, where they were not always. @returns {import("./chart.js").Mark[]} */
+function changes() {
+  /** @type {Map<number, string[]>} */
+  const found = new Map();
+  for (const { jurisdictions, basis, from_ms } of last?.policy.in_force ?? []) {
+    if (from_ms === null) continue;
+    const where = jurisdictions.length > 3 ? `${jurisdictions.length} jurisdictions` : jurisdictions.join(", ");
+    found.set(from_ms, [...(found.get(from_ms) ?? []), `${where}: ${basis ?? "no rule"}`]);
+  }
+  return [...found].map(([at_ms, texts]) => ({ at_ms, text: texts.join("; ") }));
 }
 
 /** @param {Partition} each @returns {Cell[]} */

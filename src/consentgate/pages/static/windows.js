@@ -8,6 +8,10 @@
 /** @typedef {{from_ms: number, until_ms: number, basis: string | null}} Stretch */
 /** @typedef {[number, number]} Range From a moment up to another, in epoch milliseconds. */
 
+const HOUR_MS = 3_600_000;
+const MINUTES_UP_TO_MS = 6 * HOUR_MS;
+const HOURS_UP_TO_MS = 21 * 24 * HOUR_MS;
+
 /**
  * Sum of the counts of outcomes that fit.
  * @param {Outcome[]} outcomes
@@ -42,6 +46,18 @@ export function steps(windows, sizeMs, [fromMs, untilMs], pick, empty) {
   const lines = windows[0] === undefined ? 0 : pick(windows[0]).length;
   const ys = Array.from({ length: lines }, (_, i) => points.map(({ y }) => (y === null ? empty : y[i] ?? null)));
   return { xs: points.map(({ x }) => x), ys };
+}
+
+/**
+ * The size of windows that shows something of what the ledger holds: neither one bar, nor thousands.
+ * @param {{policies: Policy[], through: {ledger_time_ms: number}[]}} report
+ * @returns {"minute" | "hour" | "day"}
+ */
+export function sizeFor({ policies, through }) {
+  const begun = Math.min(...policies.map((each) => each.first_seen_ms ?? Infinity));
+  const spanMs = Math.max(...through.map((each) => each.ledger_time_ms)) - begun;
+  if (spanMs < MINUTES_UP_TO_MS) return "minute";
+  return spanMs < HOURS_UP_TO_MS ? "hour" : "day";
 }
 
 /**
@@ -89,6 +105,17 @@ export function changes(policies) {
       policy.timeline.filter((each) => from_ms <= each.at_ms && each.at_ms < until_ms),
     )
     .sort((a, b) => a.at_ms - b.at_ms);
+}
+
+/**
+ * The changes of a configured policy that no entry names, where entries name others: it may be one of them,
+ * if its hash is not known here.
+ * @param {Policy[]} policies
+ * @returns {Change[]}
+ */
+export function changesBeside(policies) {
+  const held = terms(policies);
+  return policies.filter((policy) => !held.some((each) => each.policy === policy)).flatMap(({ timeline }) => timeline);
 }
 
 /**
