@@ -8,12 +8,12 @@ import pytest
 from aiokafka import TopicPartition
 
 from consentgate.kafka import transport
-from consentgate.service import assigned
+from consentgate.service import progress
 from consentgate.service import worker as worker_module
 from harness import Feed, Probe, Running, SiteFactory, consent, post, until, working
 from proxy import ProxiedKafka, Proxy
 
-STUCK_SECONDS = 1.0
+STUCK_SECONDS = 2.0
 CLIENT = "behind-the-proxy"
 
 
@@ -28,7 +28,7 @@ async def test_a_cut_network_is_not_ready_and_live(
     proxied: tuple[SiteFactory, Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Checked: is not live where `Worker._watch` does not say whether the broker answers.
-    monkeypatch.setattr(assigned, "STUCK_SECONDS", STUCK_SECONDS)
+    monkeypatch.setattr(progress, "STUCK_SECONDS", STUCK_SECONDS)
     monkeypatch.setattr(worker_module, "STUCK_SECONDS", STUCK_SECONDS)
     monkeypatch.setattr(worker_module, "WATCH_SECONDS", 0.1)
     monkeypatch.setattr(worker_module, "STALE_SECONDS", 0.8)
@@ -47,7 +47,7 @@ async def test_a_cut_network_is_not_ready_and_live(
         proxy.cut(CLIENT)
         await until(lambda: misses_the_broker(running), "it misses the broker")
         with pytest.raises(AssertionError, match="not within"):
-            await until(lambda: is_not_live(running), "it is not live", 4 * STUCK_SECONDS)
+            await until(lambda: is_not_live(running), "it is not live", 2 * STUCK_SECONDS)
         said = await ready_of(running)
         assert said["consent"].startswith("not known to be fresh for ")
         proxy.heal(CLIENT)

@@ -20,7 +20,7 @@ from consentgate.core.partition import Send, Step
 from consentgate.kafka import sink, transport
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.transport import KafkaTransport
-from consentgate.service import assigned
+from consentgate.service import progress
 from consentgate.service import worker as worker_module
 from harness import (
     Running,
@@ -43,7 +43,7 @@ LAUNCHER = Path(__file__).parents[1] / "faults" / "launcher.py"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assigned, "STUCK_SECONDS", STUCK_SECONDS)
+    monkeypatch.setattr(progress, "STUCK_SECONDS", STUCK_SECONDS)
     monkeypatch.setattr(worker_module, "STUCK_SECONDS", STUCK_SECONDS)
     monkeypatch.setattr(worker_module, "WATCH_SECONDS", 0.1)
     monkeypatch.setattr(transport, "FRESH_SECONDS_MAX", 0.3)
@@ -94,7 +94,7 @@ async def test_a_worker_that_is_well_says_so_of_each_component(make_site: SiteFa
 async def test_a_long_bootstrap_is_live_and_not_ready(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Checked: is restarted for ever where `AssignedPartition.look` does not see the table grow.
+    # Checked: is restarted for ever where `Progress.look` does not see the table grow.
     monkeypatch.setattr(worker_module, "ConsentView", SlowView)
     monkeypatch.setattr(SlowView, "delay_seconds", 0.7)
     site = await make_site("long")
@@ -136,7 +136,7 @@ async def test_a_consent_topic_that_hangs_makes_it_stale_and_not_dead(
 async def test_content_that_a_transaction_hides_is_no_work_left_undone(
     make_site: SiteFactory,
 ) -> None:
-    # Checked: is not live where `AssignedPartition.look` goes by the high watermark.
+    # Checked: is not live where `Progress.look` goes by the high watermark.
     site = await with_anna(make_site, "hidden")
     async with working(site) as running:
         await running.ready()
@@ -151,7 +151,7 @@ async def test_what_a_person_has_to_put_right_is_not_ready_all_the_time_and_live
     # Checked: seems ready between two attempts where `AssignedPartition.readiness` does not ask
     # what has been committed since; not live where `_report` takes no failure for a sign of life.
     # Beginning anew takes a while on a busy machine.
-    monkeypatch.setattr(assigned, "STUCK_SECONDS", 3.0)
+    monkeypatch.setattr(progress, "STUCK_SECONDS", 3.0)
     # No reading of the ledger is seen twice, and so taken for a long one.
     monkeypatch.setattr(worker_module, "WATCH_SECONDS", 0.5)
     site = await with_anna(make_site, "clock")
@@ -195,7 +195,7 @@ async def test_work_after_a_long_rest_is_no_standstill(make_site: SiteFactory) -
 
 @pytest.mark.parametrize("churn", [False, True])
 async def test_fetches_that_bring_nothing_are_not_live(make_site: SiteFactory, churn: bool) -> None:
-    # Checked: stays live where `AssignedPartition.look` does not look at what can be read, and,
+    # Checked: stays live where `Progress.look` does not look at what can be read, and,
     # with changes of consent, where a frontier that moves on counts.
     site = await with_anna(make_site, "lost")
     async with working(site) as running, meanwhile_changing(site if churn else None):

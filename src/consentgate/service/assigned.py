@@ -1,38 +1,25 @@
-"""One input partition under this worker's care: its life, its hands, and how it is doing."""
+"""One input partition under this worker's care: its life, its hands, and what is told of it."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
 
 from consentgate.core.consent import ConsentChange, ConsentTable
 from consentgate.core.gate import Gate
 from consentgate.core.partition import (
-    Aborted,
-    AwaitFrontier,
     Committed,
     Event,
     Fetch,
     Partition,
     Phase,
-    ReadHighWatermarks,
-    ReadPosition,
-    Recycled,
     Revoked,
-    Seek,
-    Step,
     StepFailed,
 )
 from consentgate.kafka.clients import Clients
 from consentgate.kafka.transport import KafkaTransport
 from consentgate.service.metrics import PartitionGauges
+from consentgate.service.progress import Progress
 from consentgate.web import OK
-
-STUCK_SECONDS = 60.0
-"""A partition that has work to do and gets nowhere for so long makes the worker not live."""
-
-_ON_SHARED_CLIENTS = (Fetch, Seek, ReadHighWatermarks, AwaitFrontier)
-"""What fails in these a new process may mend; for all else the partition begins anew by itself."""
 
 
 class AssignedPartition:
@@ -56,13 +43,9 @@ class AssignedPartition:
         self._transport = KafkaTransport(
             clients, gate.chain, gate.table, self._partition.consent_changed
         )
-        self._progressed_at = time.monotonic()
-        self._committed_at = time.monotonic()
-        self._looked_at_offsets = -1
-        self._looked_at_step: Step[Any] | None = None
-        self._step: Step[Any] | None = None
-        self._failed_step: Step[Any] | None = None
-        self._unproven_since: str | None = None
+        self.progress = Progress(
+            self.number, self._partition, gate.table, self._transport, clients.source
+        )
         self._last_timestamp_ms: int | None = None
 
     @property
@@ -88,28 +71,27 @@ class AssignedPartition:
         step = next(life)
         try:
             while True:
-                self._step = step
+                self.progress.begin(step)
                 try:
                     reply = await self._transport.perform(step)
                     if isinstance(step, Fetch):
                         await self._fetched(give_way)
                 except StepFailed as failure:
-                    self._failed_step = step
+                    self.progress.end(failed=True)
                     step = life.throw(failure)
                 except asyncio.CancelledError:
                     # A task of the client's that was cancelled surfaces so, too.
                     cancelled = task is not None and task.cancelling() > 0
                     step = life.throw(Revoked() if cancelled else StepFailed("cancelled inside"))
                 else:
-                    self._failed_step = None
+                    self.progress.end(failed=False)
                     step = life.send(reply)
         except StopIteration:
             self._transport.close()
 
     async def _fetched(self, give_way: Callable[[], Awaitable[None]]) -> None:
         if not self._lag_records():
-            # There was nothing to commit; an idle partition is not a stuck one.
-            self._committed_at = time.monotonic()
+            self.progress.rest()
         if not self.hurries:
             # Here, where nothing is judged yet that would grow old.
             await give_way()
@@ -126,7 +108,7 @@ class AssignedPartition:
             lag_seconds=_age_seconds(self._last_timestamp_ms) if lag_records else 0.0,
             consent_staleness_seconds=self.stale_seconds(),
             phase=self._partition.phase,
-            stuck_seconds=time.monotonic() - self._committed_at if lag_records else 0.0,
+            stuck_seconds=self.progress.uncommitted_seconds() if lag_records else 0.0,
             consent_uncovered_seconds=_age_seconds(uncovered_since_ms),
         )
 
@@ -142,63 +124,22 @@ class AssignedPartition:
             return f"{partition.phase}: {partition.stalled_because}"
         if partition.phase is not Phase.READY:
             return str(partition.phase)
-        if self._unproven_since is not None:
-            return f"has committed nothing since: {self._unproven_since}"
+        if self.progress.unproven_since is not None:
+            return f"has committed nothing since: {self.progress.unproven_since}"
         return OK
 
     def stale_seconds(self) -> float:
         """Age of the last completed barrier."""
         return time.monotonic() - self._transport.fresh_at_monotonic
 
-    def liveness(self) -> str:
-        """`ok`, or for how long there has been no progress."""
-        stuck_seconds = time.monotonic() - self._progressed_at
-        if stuck_seconds < STUCK_SECONDS:
-            return OK
-        return f"has work to do and has got nowhere for {stuck_seconds:.0f} s"
-
-    def look(self, *, broker_answers: bool) -> None:
-        """See whether there has been progress since the last look, or could not have been any.
-
-        What a new process could not mend either is no lack of progress: a broker that is away, a
-        transaction in the consent topic that hangs, a ledger that is long or does not fit.
-        """
-        now, partition, due_at = time.monotonic(), self._partition, self._transport.due_at_monotonic
-        if now - due_at > STUCK_SECONDS:
-            return
-        has_work = self._clients.source.can_be_read(self.number, partition.next_offset)
-        if not has_work and partition.phase is Phase.READY:
-            self._unproven_since = None
-        # Before that it is the table that has to move.
-        offsets = sum(self.table.frontier.values())
-        moved = partition.phase is not Phase.READY and offsets != self._looked_at_offsets
-        self._looked_at_offsets = offsets
-        # The whole of it, where the group's offsets are gone.
-        still_reads = isinstance(self._step, ReadPosition) and self._step is self._looked_at_step
-        reads_ledger, self._looked_at_step = still_reads and now < due_at, self._step
-        if moved or not has_work or not broker_answers or reads_ledger:
-            self._progressed_at = now
-        self._progressed_at = max(self._progressed_at, self._transport.excused_at_monotonic)
-
     def _report(self, event: Event) -> None:
         self._observe(event)
-        match event:
-            case Committed():
-                self._committed(event)
-            case Aborted():
-                self._progressed_at = time.monotonic()
-            case Recycled(why):
-                self._unproven_since = why
-                if not isinstance(self._failed_step, _ON_SHARED_CLIENTS):
-                    self._progressed_at = time.monotonic()
+        self.progress.observe(event)
+        if isinstance(event, Committed):
+            self._committed(event)
 
     def _committed(self, event: Committed) -> None:
         outcome, batch = event.outcome, event.outcome.batch
-        # Of a partition that is ready, a frontier that moves on says nothing about its fetches.
-        if batch.next_offset > batch.first or self._partition.phase is not Phase.READY:
-            self._progressed_at = time.monotonic()
-        self._committed_at = time.monotonic()
-        self._unproven_since = None
         if batch.records:
             self._last_timestamp_ms = batch.records[-1].timestamp
         exposures = exposures_ms(self._last_committed, outcome.retracted)

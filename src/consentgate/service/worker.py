@@ -47,9 +47,10 @@ from consentgate.kafka.settings import kafka_settings
 from consentgate.kafka.snapshots import Snapshots
 from consentgate.kafka.unanswered import UNANSWERED
 from consentgate.memory import collect_garbage_rarely, keep_freed_memory
-from consentgate.service.assigned import STUCK_SECONDS, AssignedPartition
+from consentgate.service.assigned import AssignedPartition
 from consentgate.service.http import HttpServer
 from consentgate.service.metrics import Metrics, WorkerGauges
+from consentgate.service.progress import STUCK_SECONDS
 from consentgate.service.right_of_way import RightOfWay
 from consentgate.service.status import Status
 from consentgate.service.transforming import TransformPool
@@ -420,7 +421,7 @@ class Worker:
                     raise ConfigError(missing_topics_text(missing))
             self._refuse_broken_clients()
             for assigned, _ in self._assigned.values():
-                assigned.look(broker_answers=answers)
+                assigned.progress.look(broker_answers=answers)
             self._watched_at = time.monotonic()
             await asyncio.sleep(WATCH_SECONDS)
 
@@ -483,8 +484,8 @@ class Worker:
         return {
             "watch": OK if is_watched else f"has not been kept for {unwatched_seconds:.0f} s",
             **{
-                f"partition-{n}": "its task has ended" if task.done() else assigned.liveness()
-                for n, (assigned, task) in self._assigned.items()
+                f"partition-{n}": "its task has ended" if task.done() else a.progress.liveness()
+                for n, (a, task) in self._assigned.items()
             },
         }
 

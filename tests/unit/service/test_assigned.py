@@ -26,7 +26,7 @@ from consentgate.core.partition import (
 )
 from consentgate.core.policy import Basis, Policy, Rule
 from consentgate.kafka.clock import read_clock
-from consentgate.service import assigned
+from consentgate.service import assigned, progress
 from consentgate.service.assigned import AssignedPartition
 
 
@@ -83,7 +83,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(assigned, "time", made)
+    for module in (assigned, progress):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 
