@@ -90,6 +90,7 @@ class Consentgate:
     forwards: Forwards = Forwards.DECIDED
     is_slow: bool = False
     policy: str = POLICY
+    workers: int = 1
 
     def prepare(self) -> None:
         """It is installed: the benchmark itself runs on it."""
@@ -117,10 +118,15 @@ class Consentgate:
         command = [sys.executable, "-m", "consentgate"]
         create = ["topics", "create", "-c", str(config), "--partitions", str(task.partitions)]
         subprocess.run([*command, *create], check=True, stdout=subprocess.DEVNULL)
-        return [*command, "run", "-c", str(config), "--log-json"]
+        run = [*command, "run", "-c", str(config), "--log-json"]
+        if self.workers == 1:
+            return run
+        return [sys.executable, "-m", "peers.abreast", str(self.workers), *run]
 
     def table_rate(self, stdout: str, log: str, subjects: int) -> float | None:
         """From the assignment until the last partition is ready, as the log has it."""
+        if self.workers > 1:
+            return None
         events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
         times = {
             what: [datetime.fromisoformat(e["timestamp"]) for e in events if e["event"] == what]
@@ -282,6 +288,12 @@ AIOKAFKA = PythonPeer(
 )
 CONTENDERS: tuple[Contender, ...] = (
     CONSENTGATE,
+    Consentgate(
+        "consentgate-2",
+        "consentgate, 2 workers",
+        "the same in 2 processes, which share the partitions",
+        workers=2,
+    ),
     KTABLE,
     JavaPeer(
         "streams-globalktable",

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from backlog import Withdrawals
 from consentgate.tools.jars import kafka_version, read_lock
-from contenders import CONSENTGATE, JVM, Contender, Forwards
+from contenders import CONSENTGATE, JVM, Consentgate, Contender, Forwards
 from latency import Latency
 from picture import Bar, write_picture
 from throughput import Round
@@ -180,7 +180,7 @@ def _bars(results: Results) -> list[Bar]:
         rate, cost = (median(rounds, f) for f in ("events_per_second", "cpu_us_per_event"))
         assert rate is not None
         assert cost is not None
-        style = "ours" if name == CONSENTGATE.name else "peer"
+        style = "ours" if isinstance(contender, Consentgate) else "peer"
         if contender.forwards is not Forwards.DECIDED:
             style = "bare"
         bars.append(Bar(contender.title, contender.note, rate, cost, style))

@@ -144,7 +144,7 @@ class Throughput:
         samples: list[Sample] = []
         async with self._topics.ends(output) as ends:
             while not samples or not progress.is_complete(samples[-1].records):
-                usage, broker = process.usage(), usage_of(self._broker_pid)
+                usage, broker = process.usage_with_children(), usage_of(self._broker_pid)
                 records = sum(await ends())
                 sample = Sample(
                     seconds=time.monotonic(),
