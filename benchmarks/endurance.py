@@ -24,6 +24,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -119,6 +120,7 @@ class Part:
     threads: tuple[int, int]
     lag_max: int
     stale_seconds_max: float
+    rss_mb_by_minute: list[float]  # medians, to see whether growth comes to an end
     more: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -519,6 +521,7 @@ def summed_up(name: str, it: Observed, *, grows: bool) -> Part:
         (first.threads, max(s.threads for s in samples)),
         max(s.lag for s in samples),
         round(max(s.stale_seconds for s in samples), 2),
+        by_minute(samples),
     )
     if it.not_live:
         part.problems.append(f"was not live in {it.not_live} of {len(samples)} samples")
@@ -534,6 +537,12 @@ def summed_up(name: str, it: Observed, *, grows: bool) -> Part:
             if max(map(of, kept[middle:])) > max(map(of, kept[:middle])) + MORE_HANDLES_MAX:
                 part.problems.append(f"the number of {what} grows")
     return part
+
+
+def by_minute(samples: Sequence[Sample]) -> list[float]:
+    """The memory in MB, minute by minute."""
+    minutes = groupby(samples, lambda sample: sample.seconds // 60)
+    return [round(statistics.median(s.rss_mb for s in those), 1) for _, those in minutes]
 
 
 def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
