@@ -348,6 +348,25 @@ def test_only_the_brokers_and_name_servers_can_be_reached() -> None:
     assert [port["port"] for port in rules[1]["ports"]] == [9092, 9192]
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://login.example.com/oauth2/token", 443),
+        ("https://login.example.com:8443/oauth2/token", 8443),
+        ("http://login/token", 80),
+    ],
+)
+def test_tokens_can_be_fetched(url: str, port: int) -> None:
+    setting = f"config.kafka.sasl\\.oauthbearer\\.token\\.endpoint\\.url={url}"
+    result = render(*values_of("minimal"), "--set", setting)
+    assert result.returncode == 0, result.stderr
+    (policy,) = [
+        found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "NetworkPolicy"
+    ]
+    *_, rule = policy["spec"]["egress"]
+    assert rule == {"ports": [{"port": port, "protocol": "TCP"}]}
+
+
 def test_scaling_asks_for_what_keda_knows() -> None:
     assert "replicas" not in only("scaled", "Deployment")["spec"]
     scaled = only("scaled", "ScaledObject")["spec"]
