@@ -446,6 +446,11 @@ def test_the_notes_say_what_to_do_next(case: str, tmp_path: Path) -> None:
     name = only(case, "Deployment")["metadata"]["name"]
     assert f"kubectl --namespace gates rollout status deployment/{name}" in text
     assert ("serviceMonitor" in text) == (not of_kind(case, "ServiceMonitor"))
+    labels = only(case, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for selector in re.findall(r"--selector (\S+)", text):
+        assert matches(dict(each.split("=") for each in selector.split(",")), labels)
+    # Of a kubectl that Kubernetes 1.27 came with.
+    assert "--all-pods" not in text
     for command in re.findall(r"-- consentgate (.+)", text):
         result = CliRunner().invoke(app, [*command.split(), "--help"])
         assert result.exit_code == 0, result.output
