@@ -412,6 +412,7 @@ def test_the_dashboards_are_those_of_the_project() -> None:
         ("config.kafka.sasl\\.password=x", "'sasl.password' not allowed"),
         ("config.snapshot=/data", "additional properties 'snapshot' not allowed"),
         ("config.http.port=0", "/config/http/port"),
+        ("terminationGracePeriodSeconds=20", "/terminationGracePeriodSeconds"),
         ("secrets[0].name=s,secrets[0].settings.kafka\\.sasl\\.pasword=p", "kafka.sasl.pasword"),
         ("replicas=5", "5 workers share 4 partitions"),
         ("autoscaling.enabled=true,autoscaling.maxReplicas=5", "5 workers share 4 partitions"),
