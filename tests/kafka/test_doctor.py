@@ -399,6 +399,8 @@ async def test_a_transaction_that_stays_open_is_found(make_site: SiteFactory, ro
     hidden = f"{topic}-0: an open transaction hides what was appended from offset 24 on, up to 25"
     assert found.what.startswith(hidden)
     assert f"--topic {topic} --partition 0" in str(found.do)
+    # There may be a withdrawal in it.
+    assert "has to be appended again" in str(found.do)
     assert await findings(site) == []
 
 

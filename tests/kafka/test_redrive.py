@@ -241,6 +241,24 @@ async def test_no_filter_makes_another_run_pass_a_record_over_or_append_it_again
     assert sorted(values) == list(range(60))
 
 
+async def test_what_may_not_go_again_yet_is_not_passed_over_later(make_site: SiteFactory) -> None:
+    # Checked: passed over where what has been redriven on both sides of it becomes one range.
+    site = await make_site("attempts")
+    again = [(MARK, b"1 elsewhere-0@1")]
+    for number in range(3):
+        record = set_aside(site, number)._replace(timestamp_ms=1_000_000 + number)
+        record = record._replace(headers=[*again, *record.headers])
+        await site.feed.many(site.config.topics.quarantine, [record])
+    for at_ms in (1_000_000, 1_000_002):
+        alone = Selection(since_ms=at_ms, until_ms=at_ms + 1)
+        assert (await redriven(site, selection=alone, attempts_max=2)).appended.total() == 1
+    await site.feed.many(site.config.topics.quarantine, [set_aside(site, 3)])
+    result = await redriven(site)
+    assert result.left == {Left.REDRIVEN: 2, Left.ATTEMPTS: 1}
+    assert (await redriven(site, attempts_max=2)).appended.total() == 1
+    assert [int(record.value) for record in await content_of(site)] == [0, 2, 3, 1]
+
+
 async def test_a_dry_run_appends_nothing_and_notes_nothing(make_site: SiteFactory) -> None:
     # Checked: the records are there where `redrive` does not ask whether it is one.
     site = await make_site("dry")

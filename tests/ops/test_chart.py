@@ -348,6 +348,25 @@ def test_only_the_brokers_and_name_servers_can_be_reached() -> None:
     assert [port["port"] for port in rules[1]["ports"]] == [9092, 9192]
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://login.example.com/oauth2/token", 443),
+        ("https://login.example.com:8443/oauth2/token", 8443),
+        ("http://login/token", 80),
+    ],
+)
+def test_tokens_can_be_fetched(url: str, port: int) -> None:
+    setting = f"config.kafka.sasl\\.oauthbearer\\.token\\.endpoint\\.url={url}"
+    result = render(*values_of("minimal"), "--set", setting)
+    assert result.returncode == 0, result.stderr
+    (policy,) = [
+        found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "NetworkPolicy"
+    ]
+    *_, rule = policy["spec"]["egress"]
+    assert rule == {"ports": [{"port": port, "protocol": "TCP"}]}
+
+
 def test_scaling_asks_for_what_keda_knows() -> None:
     assert "replicas" not in only("scaled", "Deployment")["spec"]
     scaled = only("scaled", "ScaledObject")["spec"]
@@ -393,6 +412,7 @@ def test_the_dashboards_are_those_of_the_project() -> None:
         ("config.kafka.sasl\\.password=x", "'sasl.password' not allowed"),
         ("config.snapshot=/data", "additional properties 'snapshot' not allowed"),
         ("config.http.port=0", "/config/http/port"),
+        ("terminationGracePeriodSeconds=20", "/terminationGracePeriodSeconds"),
         ("secrets[0].name=s,secrets[0].settings.kafka\\.sasl\\.pasword=p", "kafka.sasl.pasword"),
         ("replicas=5", "5 workers share 4 partitions"),
         ("autoscaling.enabled=true,autoscaling.maxReplicas=5", "5 workers share 4 partitions"),
@@ -427,6 +447,11 @@ def test_the_notes_say_what_to_do_next(case: str, tmp_path: Path) -> None:
     name = only(case, "Deployment")["metadata"]["name"]
     assert f"kubectl --namespace gates rollout status deployment/{name}" in text
     assert ("serviceMonitor" in text) == (not of_kind(case, "ServiceMonitor"))
+    labels = only(case, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for selector in re.findall(r"--selector (\S+)", text):
+        assert matches(dict(each.split("=") for each in selector.split(",")), labels)
+    # Of a kubectl that Kubernetes 1.27 came with.
+    assert "--all-pods" not in text
     for command in re.findall(r"-- consentgate (.+)", text):
         result = CliRunner().invoke(app, [*command.split(), "--help"])
         assert result.exit_code == 0, result.output

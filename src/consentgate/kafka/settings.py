@@ -34,12 +34,12 @@ _GROUP = {
     "heartbeat.interval.ms": "heartbeat_interval_ms",
 }
 _PRODUCER = {
-    "compression.type": "compression_type",
     "transaction.timeout.ms": "transaction_timeout_ms",
 }
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+_COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
 _ENDPOINT_SETTINGS = (
     "sasl.oauthbearer.token.endpoint.url",
     "sasl.oauthbearer.client.id",
@@ -88,8 +88,9 @@ def kafka_settings(kafka: _Kafka) -> KafkaSettings:
     if protocol.startswith("SASL"):
         client |= _login(kafka)
     producer = {"transaction_timeout_ms": 10_000, **_pick(_PRODUCER, kafka)}
-    if producer.get("compression_type") == "none":
-        del producer["compression_type"]
+    compression = _one_of(kafka, "compression.type", _COMPRESSIONS, "none")
+    if compression != "none":
+        producer["compression_type"] = compression
     return KafkaSettings(
         client=client,
         consumer={"max_partition_fetch_bytes": 4 << 20, **_pick(_CONSUMER, kafka)},
@@ -108,9 +109,12 @@ def _pick(names: Mapping[str, str], kafka: _Kafka) -> dict[str, Any]:
 
 def _number(name: str, value: str | int | float | bool) -> int:
     try:
-        return int(value)
+        number = int(value)
     except (ValueError, OverflowError):
         raise ConfigError(f"kafka.{name}: must be an integer") from None
+    if number < 1:
+        raise ConfigError(f"kafka.{name}: must be at least 1")
+    return number
 
 
 def _text(kafka: _Kafka, name: str) -> str | None:

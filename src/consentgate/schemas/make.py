@@ -63,9 +63,11 @@ def configuration_schema(meanings: Mapping[str, str]) -> dict[str, Any]:
         setting: {
             "description": meanings[f"kafka.{setting}"],
             # A string, too, because a variable may stand for the number.
-            "type": ["integer", "string"]
-            if setting.endswith((".ms", ".bytes"))
-            else ["string", "number", "boolean"],
+            **(
+                {"type": ["integer", "string"], "minimum": 1}
+                if setting.endswith((".ms", ".bytes"))
+                else {"type": ["string", "number", "boolean"]}
+            ),
         }
         for setting in sorted(KAFKA_SETTINGS)
     }

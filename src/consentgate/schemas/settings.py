@@ -67,17 +67,16 @@ def _takes_one(schema: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if kind == "integer" and "maximum" in schema:
         return f"{schema['minimum']} to {schema['maximum']}"
-    if kind == "integer":
+    if "minimum" in schema:
         return f"at least {schema['minimum']}"
     if "pattern" in schema:
         return f"text like `{schema['pattern']}`"
-    return _KINDS["integer" if isinstance(kind, list) and "integer" in kind else str(kind)]
+    return _KINDS[str(kind)]
 
 
 _KINDS = {
     "array": "a list of texts",
     "boolean": "`true`, `false`",
-    "integer": "a whole number",
     "null": "`null`",
     "object": "a mapping",
     "string": "text",

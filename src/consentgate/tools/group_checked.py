@@ -93,8 +93,9 @@ async def check_transactions(case: Case, ends: Ends) -> list[Finding]:
             f"{hidden_text(place, now[place].stable, now[place].high)}, and has done so for "
             f"{STUCK_SECONDS:.0f} s",
             f"{case.tool('kafka-transactions.sh')} describe-producers --topic {place.topic} "
-            f"--partition {place.partition}, then the same with abort --start-offset "
-            f"{now[place].stable}",
+            f"--partition {place.partition} tells whose it is: have that producer end it. Where it "
+            f"is gone, the same with abort --start-offset {now[place].stable}; what is aborted "
+            "does not count, and has to be appended again",
         )
         for place in sorted(open_)
     ] or [fine("transactions", f"none stays open in {count(len(places), 'partition')} read")]

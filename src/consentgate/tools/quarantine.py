@@ -217,7 +217,7 @@ class _Part:
             self._result.leave(why, place)
         if why is Left.REDRIVEN or (why is None and is_meant):
             self._progress.redriven(found, record.offset)
-        elif why in (None, Left.TOO_LARGE):
+        elif why in (None, Left.ATTEMPTS, Left.TOO_LARGE):
             self._progress.left(found)
 
     async def append(self, write: Write, partition: int, next_offset: int) -> None:

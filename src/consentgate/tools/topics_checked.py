@@ -32,6 +32,12 @@ KEPT_MS_MIN = 3_600_000
 """Below this, a stop for maintenance may be longer than consent changes are sure to be kept."""
 
 
+_NOT_ADDED = (
+    "Do not add partitions to a topic with records: keys move, and a withdrawal comes to lie "
+    "elsewhere than older content"
+)
+
+
 async def check_topics(case: Case, cluster: Cluster) -> list[Finding]:
     """Whether all topics are there; from here on the case knows what the cluster tells."""
     case.seen = await survey_cluster(cluster, list(case.roles.values()))
@@ -223,7 +229,12 @@ def _sick_partitions(topic: str, survey: TopicSurvey, least: int) -> Iterator[Fi
     if few:
         what = f"{topic}-{listed(few)} has fewer replicas in sync than min.insync.replicas={least}"
         yield error(
-            "replicas", f"{what}: nothing can be written", f"{do}, or lower min.insync.replicas"
+            "replicas",
+            f"{what}: nothing can be written",
+            # As many as there are cannot be missing; else it would give up what is promised.
+            f"{do}, or lower min.insync.replicas"
+            if least > min(len(each.replicas) for each in led)
+            else do,
         )
     lagging = [
         each.number
@@ -249,8 +260,9 @@ async def check_partitions(case: Case, cluster: Cluster) -> list[Finding]:
             (bookmark for _, bookmark in bookmarks.values() if bookmark is not None),
         )
     except ConfigError as refusal:
-        do = f"Give {topics.content} and {topics.consent} as many partitions as that asks for"
-        return [error("partitions", str(refusal), f"{do}, or change consent.scope")]
+        do = f"Make new topics for {topics.content} and {topics.consent}, with as many partitions"
+        do = f"{do} as that asks for, or change consent.scope. {_NOT_ADDED}"
+        return [error("partitions", str(refusal), do)]
     told = (await cluster.topic_configs([topics.consent]))[topics.consent]
     with suppress(ConfigError):
         kept = with_declared(config, {topics.consent: told})[topics.consent]
@@ -262,8 +274,8 @@ async def check_partitions(case: Case, cluster: Cluster) -> list[Finding]:
                 f"{topics.content} has {count(content, 'partition')} and {topics.consent} "
                 f"{consent}, so that all content is judged against all of the consent topic "
                 "(scope global), which each worker has to hold",
-                "Give both as many partitions before the first start, or set consent.scope: "
-                "global if it is meant",
+                "Make both anew with as many partitions before the first start, or set "
+                f"consent.scope: global if it is meant. {_NOT_ADDED}",
             )
         ]
     shown = ", ".join(f"{role} {counts[topic]}" for role, topic in case.roles.items())

@@ -109,6 +109,7 @@ def test_every_setting_that_the_configuration_knows_is_taken(tmp_path: Path) -> 
         "ssl.certificate.location": str(certificate),
         "ssl.key.location": str(key),
         "ssl.endpoint.identification.algorithm": "none",
+        "compression.type": "zstd",
     }
     settings = everything(kafka_settings(kafka))
     # All those of tokens are one argument, and so are those of TLS.
@@ -163,6 +164,12 @@ def test_what_must_be_a_number_is_one(value: Any) -> None:
     assert refused({"retry.backoff.ms": value}) == "kafka.retry.backoff.ms: must be an integer"
 
 
+@pytest.mark.parametrize("name", ["session.timeout.ms", "fetch.max.bytes"])
+@pytest.mark.parametrize("value", [0, "-5"])
+def test_what_must_be_more_than_nothing_is_so(name: str, value: Any) -> None:
+    assert refused({name: value}) == f"kafka.{name}: must be at least 1"
+
+
 def test_infinity_is_no_number_of_milliseconds() -> None:
     refused({"retry.backoff.ms": float("inf")})
 
@@ -171,6 +178,7 @@ def test_infinity_is_no_number_of_milliseconds() -> None:
     ("name", "value", "choices"),
     [
         ("security.protocol", "TLS", "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
+        ("compression.type", "lz5", "none, gzip, snappy, lz4, zstd"),
         ("sasl.mechanism", "GSSAPI", "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"),
         ("sasl.mechanism", SECRET, "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"),
     ],

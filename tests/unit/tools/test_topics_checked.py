@@ -72,6 +72,15 @@ async def test_replicas_that_are_missing_are_told(
     assert (found.severity, what in found.what) == (severity, True)
 
 
+@pytest.mark.parametrize(("replicas", "is_advised"), [(ALL, False), ((1,), True)])
+async def test_fewer_copies_are_advised_only_where_there_cannot_be_more(
+    replicas: tuple[int, ...], is_advised: bool
+) -> None:
+    found, *_ = await of_replicas(2, PartitionSurvey(7, 1, replicas, (1,)))
+    assert found.severity is Severity.ERROR
+    assert ("lower min.insync.replicas" in str(found.do)) is is_advised
+
+
 async def test_a_setting_that_may_not_be_read_is_not_taken_for_one() -> None:
     (found,) = await of_replicas(None, PartitionSurvey(0, 1, ALL, ALL))
     assert found.severity is Severity.OK
