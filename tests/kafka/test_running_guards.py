@@ -24,6 +24,7 @@ from consentgate.policies import load_policy
 from consentgate.service import worker as worker_module
 from consentgate.service.worker import Worker
 from consentgate.tools.broker import EmbeddedKafka
+from consentgate.tools.verify import verify
 from harness import (
     DEADLINE_SECONDS,
     Running,
@@ -296,6 +297,23 @@ async def test_a_misplaced_consent_record_is_counted_and_said(make_site: SiteFac
     assert metric(page, "consentgate_consent_misplaced_total") == 1
     assert len(warnings) == 1
     assert (await site.check()).reasons() == {"no-consent-record": 1}
+
+
+async def test_a_grant_in_the_wrong_place_permits_nothing_there(make_site: SiteFactory) -> None:
+    # Checked: forwarded against the withdrawal where `ConsentView._apply` takes it as it is. So it
+    # lies after partitions were added, or a producer has got another partitioner.
+    site = await make_site("stale", partitions=2)
+    home = site.feed.partition_of(consent("anna"), range(2))
+    await site.feed.one(site.consent, consent("anna"), partition=1 - home)
+    await site.feed.one(site.consent, consent("anna", "withdrawn"), partition=home)
+    await site.feed.many(site.content, [post("anna", "1")], 1 - home)
+    await site.feed.many(site.content, [post("anna", "2")], home)
+    async with working(site):
+        await site.decided()
+    assert not [records for records in (await site.seen()).training.values() if records]
+    policy = load_policy(site.config.policy)
+    verification = await verify(site.config, [policy], lambda done, total: None)
+    assert (verification.violations, verification.unchecked) == (0, 0)
 
 
 # A client that is broken inside.

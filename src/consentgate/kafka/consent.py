@@ -28,6 +28,7 @@ from consentgate.kafka.unreadable import (
     UnreadableRecord,
     read_around,
     read_state,
+    without_misplaced,
 )
 
 log = logging.getLogger(__name__)
@@ -424,11 +425,13 @@ class ConsentView:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
         changes = self._read_all(records)
+        if misplaced := self._misplaced(partition, [subject for subject, _ in changes]):
+            changes = without_misplaced(changes, misplaced)
         if followed.listeners:
             self._apply_aloud(partition, records, changes)
         else:
             followed.table.apply_all(partition, changes)
-        for _ in self._misplaced(partition, [subject for subject, _ in changes]):
+        for _ in misplaced:
             self._on_misplaced()
         if records and not isinstance(records[-1], UnreadableRecord):
             followed.sample(partition, records[-1])

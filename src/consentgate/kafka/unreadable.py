@@ -5,7 +5,7 @@ fails every poll of its partition for ever, together with all records of the sam
 module fetches from such a place once, with the client's own parts, and marks what is unreadable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,20 @@ def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None
     if isinstance(record, UnreadableRecord):
         return UNREADABLE, "headers"
     return decode(record.key, record.value)
+
+
+def without_misplaced(
+    changes: Iterable[tuple[bytes, ConsentState | None]], misplaced: Collection[bytes]
+) -> list[tuple[bytes, ConsentState | None]]:
+    """The changes of one partition, those of subjects that do not belong there unreadable.
+
+    What is there of them may be older than what lies where it belongs, which nobody sees from here.
+    """
+    subjects = frozenset(misplaced)
+    return [
+        (subject, state if state is None or subject not in subjects else UNREADABLE)
+        for subject, state in changes
+    ]
 
 
 async def read_around(

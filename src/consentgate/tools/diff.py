@@ -16,10 +16,10 @@ from consentgate.core.policy import Policy
 from consentgate.engines import gate_of
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cursor import open_cursor
-from consentgate.kafka.layout import read_layout
+from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord, read_state
+from consentgate.kafka.unreadable import UnreadableRecord, read_state, without_misplaced
 from consentgate.tools.fixtures import ClockLine, read_fixture
 from consentgate.tools.lookback import aligned, at_any_moment
 from consentgate.tools.replay import Replay
@@ -97,7 +97,7 @@ async def compare_topics(
     ]
     consent = range(layout.counts[topics.consent])
     total = sum(counts) + await count_offsets(settings, topics.consent, consent)
-    walk = _Walk(config, settings, (before, after), lambda done: on_progress(done, total))
+    walk = _Walk(config, settings, layout, (before, after), lambda done: on_progress(done, total))
     if layout.scope == "global":
         await walk.read_consent(consent)
     for partition, number in zip(layout.content_partitions, counts, strict=True):
@@ -115,12 +115,14 @@ class _Walk:
         self,
         config: Config,
         settings: KafkaSettings,
+        layout: Layout,
         sides: Sequence[Side],
         on_progress: Callable[[int], None],
     ) -> None:
         self.comparison = Comparison()
         self._config = config
         self._settings = settings
+        self._layout = layout
         self._sides = sides
         self._on_progress = on_progress
         self._done = 0
@@ -141,8 +143,10 @@ class _Walk:
                     self._count()
                     if record.key is None:
                         continue
+                    misplaced = self._layout.misplaced(partition, [record.key])
                     for purpose, table in self._tables.items():
                         state, _ = read_state(decoders[purpose], record)
+                        ((_, state),) = without_misplaced([(record.key, state)], misplaced)
                         table.apply(partition, record.key, state)
 
     async def decide(self, partition: int, number: int) -> None:

@@ -26,11 +26,11 @@ from consentgate.engines import gate_of
 from consentgate.errors import ConfigError, NoSuchRecord
 from consentgate.kafka.clock import read_clock
 from consentgate.kafka.cursor import open_cursor
-from consentgate.kafka.layout import read_layout
+from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.ledger import entry_covering
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord, read_state
+from consentgate.kafka.unreadable import UnreadableRecord, read_state, without_misplaced
 from consentgate.tools.fixtures import ClockLine, FixtureRecord, read_fixture
 from consentgate.tools.lookback import aligned, at_any_moment, subject_in
 from consentgate.tools.replay import Replay
@@ -208,7 +208,7 @@ async def explain_record(question: Question, place: Place, on_progress: OnProgre
         recorded = _recorded(f"{ledger.topic}-{ledger.partition}@{offset}", entry, place.offset)
         frontier = {int(partition): end for partition, end in entry.consent.items()}
         moment_ms = entry.decided_at
-    seen = _Seen(config, settings, policy, subject_in(config, record), frontier)
+    seen = _Seen(config, layout, policy, subject_in(config, record), frontier)
     await seen.walk(on_progress)
     if isinstance(record, UnreadableRecord):
         explanation = explain_unreadable(moment_ms if now_ms is None else now_ms)
@@ -273,14 +273,15 @@ class _Seen:
     def __init__(
         self,
         config: Config,
-        settings: KafkaSettings,
+        layout: Layout,
         policy: Policy,
         subject: bytes,
         frontier: Mapping[int, int | None],  # consent partition to frontier; None: its end now
     ) -> None:
         self.table = ConsentTable(frontier)
         self._topic = config.topics.consent
-        self._settings = settings
+        self._settings = kafka_settings(config.kafka)
+        self._layout = layout
         self._subject = subject
         self._decode = _consent_decoder(config, policy)
         self._frontier = frontier
@@ -309,8 +310,10 @@ class _Seen:
 
     def _take(self, partition: int, record: Any) -> None:
         state, problem = read_state(self._decode, record)
+        misplaced = self._layout.misplaced(partition, [self._subject])
+        ((_, state),) = without_misplaced([(self._subject, state)], misplaced)
         self.table.apply(partition, self._subject, state)
-        self._last[partition] = record.offset, problem
+        self._last[partition] = record.offset, problem or ("misplaced" if misplaced else None)
 
     @property
     def places(self) -> tuple[str, ...]:

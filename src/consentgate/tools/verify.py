@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord, read_state
+from consentgate.kafka.unreadable import UnreadableRecord, read_state, without_misplaced
 from consentgate.memory import collect_garbage_rarely
 from consentgate.signing import SignatureCheck
 
@@ -286,15 +286,18 @@ class _ChainWalk:
         for name, offset in frontier.items():
             cursor = cursors[int(name)]
             async for run in cursor.runs_up_to(offset):
+                keys = [record.key for record in run if record.key is not None]
+                misplaced = frozenset(self._layout.misplaced(cursor.partition, keys))
                 for record in run:
-                    self._apply(cursor, record)
+                    self._apply(cursor, record, misplaced)
             if offset >= self._table.frontier[cursor.partition]:
                 self._table.advance(cursor.partition, offset)
 
-    def _apply(self, cursor: Cursor, record: Any) -> None:
+    def _apply(self, cursor: Cursor, record: Any, misplaced: Collection[bytes]) -> None:
         if record.key is None:
             return
         state, _ = read_state(self._decode_consent, record)
+        ((_, state),) = without_misplaced([(record.key, state)], misplaced)
         self._table.apply(cursor.partition, record.key, state)
         held = self._table.holdings.get(record.key)
         change = ConsentChange(cursor.partition, record.offset, record.timestamp, record.key, held)

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka import TopicPartition
 
 from consentgate.core.consent import ConsentTable
 from consentgate.core.decode import ConsentFields, consent_decoder
-from consentgate.core.model import Choice, consent_state
+from consentgate.core.model import UNREADABLE, Choice, consent_state
 from consentgate.core.partition import Moment
 from consentgate.core.snapshot import Head, Identity, Sample
 from consentgate.kafka.clock import read_clock
@@ -68,6 +70,46 @@ def followed(whole_ms_ago: int) -> FollowedTable:
 
 def empty() -> FollowedTable:
     return FollowedTable(ConsentTable([3]), whole_at=read_clock())
+
+
+@dataclass(frozen=True)
+class Appended:
+    """A record of the consent topic."""
+
+    key: bytes
+    value: bytes | None
+    offset: int = 1
+    timestamp: int = 0
+    headers: tuple[()] = ()
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_consent_in_the_wrong_place_permits_nothing_there(
+    view: Offline, listens: bool
+) -> None:
+    # Where it belongs there may be a withdrawal after it, which nobody sees from here.
+    made, told = followed(0), []
+    view._followed[3] = made
+    view._misplaced = lambda partition, subjects: [s for s in subjects if s == b"ben"]
+    if listens:
+        made.listeners.append(told.append)
+    choices = {"ai-training": {"choice": "granted", "at": 0}}
+    granted = [
+        Appended(
+            name.encode(),
+            orjson.dumps(
+                {"subject": name, "jurisdiction": "GB", "adult": True, "choices": choices}
+            ),
+        )
+        for name in ("ben", "carla")
+    ]
+    view._apply(3, granted, 2)
+    holdings = made.table.holdings
+    assert holdings[b"ben"].state is UNREADABLE
+    assert holdings[b"carla"].state.choice is Choice.GRANTED
+    assert [change.after for change in told] == [holdings[b"ben"], holdings[b"carla"]] * listens
+    view._apply(3, [Appended(b"ben", None)], 3)
+    assert b"ben" not in holdings
 
 
 async def none(head: Head) -> None:
