@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.partitioner import murmur2
 
 PURPOSE = "ai-training"
 GENESIS = "0" * 64
@@ -490,8 +491,14 @@ class _Histories:
             offsets, reasons = self._said[partition].get(key, ([], []))
             index = bisect.bisect_left(offsets, below) - 1
             if index >= 0 and (reason := reasons[index]) is not None:
-                found[partition] = reason
+                # One partition alone is looked at, and a later choice may lie in the one at home.
+                is_home = len(frontier) > 1 or self._home(key) == partition
+                found[partition] = reason if is_home else "consent-unreadable"
         return found
+
+    def _home(self, key: bytes) -> int:
+        """Where Kafka's Java client puts the key's records."""
+        return int(murmur2(key) & 0x7FFFFFFF) % len(self._said)
 
     def reason(self, key: bytes, frontier: Mapping[int, int]) -> str:
         """The reason that consent alone gives."""

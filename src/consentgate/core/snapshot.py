@@ -14,7 +14,7 @@ from consentgate.core.countries import COUNTRIES
 from consentgate.core.decode import ConsentFields
 from consentgate.core.model import UNREADABLE, Choice, ConsentState, Record, consent_state
 
-MAGIC = b"consentgate table 1\n"
+MAGIC = b"consentgate table 2\n"
 
 SUBJECTS_MAX = 8_192
 """In one frame: what is encoded or decoded at once, which others wait for."""

@@ -237,7 +237,7 @@ def test_a_second_head_and_a_missing_one_are_refused() -> None:
 
 
 def test_another_format_is_refused() -> None:
-    assert "another format" in refused(written(SMALL).replace(b"table 1", b"table 2", 1))
+    assert "another format" in refused(written(SMALL).replace(b"table 2", b"table 3", 1))
 
 
 OTHERS = {
