@@ -82,9 +82,7 @@ class Report:
             reading = asyncio.create_task(_read(self._settings, changelogs, self._answers))
             counting = asyncio.create_task(_count(self._app))
             stack.push_async_callback(self._stop, [reading, counting])
-            done, _ = await asyncio.wait(
-                {reading, counting}, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({reading, counting}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task  # It only ends by failing.
 

@@ -73,8 +73,7 @@ def test_a_signal_ends_a_report_that_has_only_begun(
     # Checked: -15 where nothing has SIGTERM exit before the event loop catches it.
     config = tmp_path / "consentgate.yaml"
     os.mkfifo(config)
-    with report(config) as process:
-        # The other end is opened when the configuration is about to be read.
-        with config.open("w"):
-            process.send_signal(number)
-            assert process.wait(10) == status
+    # The other end is opened when the configuration is about to be read.
+    with report(config) as process, config.open("w"):
+        process.send_signal(number)
+        assert process.wait(10) == status
