@@ -193,7 +193,7 @@ function showTotals({ outcomes, withdrawals, through, retractions_through }, ask
     ["Forwarded", short(forwarded), `${percent(forwarded, all)} of what came in`],
     ["Withheld", short(withheld), `${percent(withheld, all)} of what came in`],
     ["Quarantined", short(quarantined), `${percent(quarantined, all)} of what came in`],
-    ["Withdrawals", short(withdrawals.count), withdrawals.effect_ms.p50 === null ? "in all jurisdictions" : `in effect after ${span(withdrawals.effect_ms.p50)} (median)`],
+    ["Withdrawals", short(withdrawals.count), withdrawals.effect_ms.p50 === null ? "in all jurisdictions" : `in all jurisdictions, in effect after ${span(withdrawals.effect_ms.p50)} (median)`],
   ]);
   computedFrom("totals-basis", positionTable(through), retractionTable(retractions_through));
 }
