@@ -98,9 +98,7 @@ async def test_withdrawals_show_how_long_they_took(browser: Browser, report_url:
         assert {"412 ms", "1.35 s", "4.2 s"} <= set(tiles)
 
 
-async def test_every_part_says_what_it_was_computed_from(
-    browser: Browser, report_url: str
-) -> None:
+async def test_every_part_says_what_it_was_computed_from(browser: Browser, report_url: str) -> None:
     totals, _ = reported.answers()
     async with opened(browser, report_url) as page:
         await loaded(page)
