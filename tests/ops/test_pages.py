@@ -102,6 +102,10 @@ async def test_every_part_says_what_it_was_computed_from(browser: Browser, repor
     totals, _ = reported.answers()
     async with opened(browser, report_url) as page:
         await loaded(page)
+        # When that was told says nothing of how far it goes.
+        assert await page.text("#heard") == (
+            "Told 21 Sept 2024, 12:00:04 UTC, up to the entry of 21 Sept 2024, 11:59:59 UTC"
+        )
         for part in ("totals", "time", "places", "reasons"):
             text = await basis_of(page, part)
             for position in totals["through"]:

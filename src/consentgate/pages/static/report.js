@@ -164,7 +164,9 @@ function show(report, answer, asked) {
 
 /** @param {Report} report */
 function sayChain({ chain, through, generated_at_ms }) {
-  setText(byId("heard"), `As of ${moment(generated_at_ms)}`);
+  const newest_ms = Math.max(...through.map((each) => each.ledger_time_ms));
+  const upTo = through.length === 0 ? "" : `, up to the entry of ${moment(newest_ms)}`;
+  setText(byId("heard"), `Told ${moment(generated_at_ms)}${upTo}`);
   if (through.length === 0) return say("wait", "The ledger is empty", "Nothing has been decided yet.");
   if (chain.state === "broken") return say("bad", "The ledger does not hold together", "An entry was changed, taken out or added. The problems are listed under The ledger; do not rely on the figures.");
   if (chain.state === "verified") return say("good", `The ledger holds together: ${counted(chain.entries, "entry", "entries")} checked`, "");
@@ -382,7 +384,7 @@ function showLedger({ chain, policies, through, generated_at_ms }) {
   setFacts(byId("chain"), [
     ["Chain of hashes", states[chain.state] ?? chain.state],
     ["Entries", count(chain.entries)],
-    ["Counted", moment(generated_at_ms)],
+    ["Told", moment(generated_at_ms)],
   ]);
   byId("problems").replaceChildren(...chain.problems.map((problem) => h("li", {}, problem)));
   const rows = policies.map(({ name, hash, first_seen_ms }) => [
