@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,3 +29,8 @@ def ending_signals(on_signal: Callable[[], None]) -> Iterator[list[signal.Signal
         if signal.SIGTERM in received:
             # What is left is to exit, and another one must not make a failure of that.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def exit_on_sigterm() -> None:
+    """Have SIGTERM exit with 0 while nothing is in hand yet, until `ending_signals` takes over."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

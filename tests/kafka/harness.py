@@ -26,7 +26,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.protocol.admin import CreateAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import OffsetAndMetadata
 
@@ -285,6 +285,12 @@ class Probe:
         """Let nobody do this with the topic any more; all else stays allowed."""
         for each, permission in ((_ALL, _ALLOW), (operation, _DENY)):
             await self._create_acl(topic, each, permission)
+
+    async def allow_again(self, topic: str, operation: int) -> None:
+        """Take back what `deny` has denied."""
+        request = DeleteAclsRequest(_TOPIC, topic, _LITERAL, "User:*", "*", operation, _DENY)
+        response = await self.admin._send_request(request)
+        assert [answer[0] for answer in response.filter_responses] == [0], response
 
     async def _create_acl(self, topic: str, operation: int, permission: int) -> None:
         # The client has the request, and no method for it.

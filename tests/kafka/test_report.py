@@ -12,12 +12,14 @@ from aiokafka.errors import KafkaError
 from consentgate.core.histogram import bucket
 from consentgate.core.ledger import BatchFacts, Chain, read_entry, write_entry
 from consentgate.core.model import Reason, decision
+from consentgate.errors import EXIT_INTERNAL
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.tools.verify import verification_json, verify
 from harness import (
     QUICK_GROUP,
+    WRITE,
     Sent,
     Site,
     SiteFactory,
@@ -241,6 +243,23 @@ async def test_what_the_table_holds_is_what_was_counted_whatever_the_group_has_c
     # It was not counted from the beginning again, either.
     (began,) = {e["offset"] for e in again.logged("counting") if e["topic"] == place.topic}
     assert 0 < began < ends.high[0]
+
+
+async def test_a_report_whose_figures_cannot_be_written_ends_and_the_next_has_them_all(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: it goes on where `CountedTable` leaves a write that fails to Faust, which logs it.
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    changelog = f"{counted.config.group}-report-ledger-changelog"
+    await counted.probe.deny(changelog, WRITE)
+    async with working(counted):
+        await has_gone_on(counted, 1)
+    assert await report.wait() == EXIT_INTERNAL, report.errors()
+    assert "it goes on where it was" in report.errors()
+    await counted.probe.allow_again(changelog, WRITE)
+    totals = await has_counted_all(counted, await start_report(counted))
+    assert totals["chain"]["state"] == "verified"
 
 
 async def records_of(site: Site, topic: str) -> list[Any]:

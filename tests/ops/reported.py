@@ -32,10 +32,12 @@ def answers(
     for key, count in outcomes.items():
         by_verdict[key[2]] += count
     through = [_position(partition) for partition in range(_PARTITIONS)]
+    retractions_through = [{"partition": n, "offset": 4_260 + n} for n in range(_PARTITIONS)]
     name, _, digits = policy.rpartition("@")
     totals = {
         "generated_at_ms": START_MS + HOURS * HOUR_MS + 4_000,
         "through": through,
+        "retractions_through": retractions_through,
         "totals": {
             "in": by_verdict.total(),
             "forwarded": by_verdict["forward"],
@@ -66,7 +68,12 @@ def answers(
             }
         ],
     }
-    return totals, {"size_ms": HOUR_MS, "through": through, "windows": windows}
+    return totals, {
+        "size_ms": HOUR_MS,
+        "through": through,
+        "retractions_through": retractions_through,
+        "windows": windows,
+    }
 
 
 def _outcome(

@@ -78,7 +78,12 @@ async def test_a_suspension_shows_when_it_came_and_what_came_of_it(
         await figure.locator("tbody").wait_for()
         rows = [row.split("\t") for row in await figure.locator("tbody tr").all_inner_texts()]
         forwarded = {time: int(count) for time, _, count in rows}
-        assert len(forwarded) == reported.HOURS + 1
+        # Each window once, so that its column adds up to what is said of it.
+        assert len(rows) == len(forwarded) == reported.HOURS
+        came_in = sum(int(count) for _, count, _ in rows)
+        drawn = await figure.locator(".plot").get_attribute("aria-label")
+        assert f"{came_in:,} came in" in (drawn or "")
+        assert rows[0][0] in await figure.locator(".legend").inner_text()
         assert forwarded["19 Sept 2024, 23:00 UTC"] > 0
         assert not any(n for time, n in forwarded.items() if re.match("2[01] Sept", time))
         assert page.troubles == []
@@ -93,20 +98,32 @@ async def test_withdrawals_show_how_long_they_took(browser: Browser, report_url:
         assert {"412 ms", "1.35 s", "4.2 s"} <= set(tiles)
 
 
-async def test_every_part_says_which_ledger_entries_it_was_computed_from(
-    browser: Browser, report_url: str
-) -> None:
+async def test_every_part_says_what_it_was_computed_from(browser: Browser, report_url: str) -> None:
     totals, _ = reported.answers()
     async with opened(browser, report_url) as page:
         await loaded(page)
-        for part in ("totals", "time", "places", "reasons", "withdrawals"):
-            basis = page.page.locator(f"#{part}-basis")
-            await basis.get_by_text("Computed from").click()
-            await basis.locator("table").wait_for()
-            text = await basis.inner_text()
+        # When that was told says nothing of how far it goes.
+        assert await page.text("#heard") == (
+            "Told 21 Sept 2024, 12:00:04 UTC, up to the entry of 21 Sept 2024, 11:59:59 UTC"
+        )
+        for part in ("totals", "time", "places", "reasons"):
+            text = await basis_of(page, part)
             for position in totals["through"]:
                 assert position["hash"] in text
                 assert f"{position['ledger_offset']:,}" in text
+        for part in ("totals", "withdrawals"):
+            text = await basis_of(page, part)
+            for position in totals["retractions_through"]:
+                assert f"{position['partition']}\t{position['offset']:,}" in text
+
+
+async def basis_of(page: Opened, part: str) -> str:
+    """What a part of the report says that it was computed from."""
+    basis = page.page.locator(f"#{part}-basis")
+    if not await basis.locator("table").count():
+        await basis.get_by_text("Computed from").click()
+        await basis.locator("table").first.wait_for()
+    return await basis.inner_text()
 
 
 async def test_filters_stand_in_the_url_and_come_back_from_it(
@@ -139,13 +156,13 @@ async def test_a_broken_ledger_is_the_first_that_is_said(browser: Browser) -> No
 
 async def test_an_empty_ledger_is_no_error(browser: Browser) -> None:
     totals, windows = reported.answers()
-    totals |= {"through": [], "outcomes": [], "policies": []}
+    totals |= {"through": [], "retractions_through": [], "outcomes": [], "policies": []}
     totals["withdrawals"] = {
         "count": 0,
         "effect_ms": {"p50": None, "p95": None, "max": None},
         "retracted_records": 0,
     }
-    windows |= {"through": [], "windows": []}
+    windows |= {"through": [], "retractions_through": [], "windows": []}
     async with report_site(totals, windows) as url, opened(browser, url) as page:
         await page.says("#state", "The ledger is empty")
         assert "Nothing was decided in this time." in await page.text("#time-lead")

@@ -11,6 +11,7 @@ from consentgate.config import load_config
 from consentgate.errors import ConfigError
 from consentgate.policies import load_policy
 from consentgate.service.logs import configure_logs
+from consentgate.signals import exit_on_sigterm
 
 commands = typer.Typer()
 
@@ -31,6 +32,7 @@ def report(
 
     Example: consentgate report -c consentgate.yaml --port 8081
     """
+    exit_on_sigterm()
     config = load_config(config_path)
     policy = load_policy(policy_name or config.policy)
     try:

@@ -156,6 +156,7 @@ class Answers:
         return {
             "generated_at_ms": now_ms,
             "through": self._through(),
+            "retractions_through": self._retractions_through(),
             "totals": {
                 "in": sum(by_verdict.values()),
                 "forwarded": by_verdict[Verdict.FORWARD],
@@ -194,6 +195,7 @@ class Answers:
         return {
             "size_ms": length_ms,
             "through": self._through(),
+            "retractions_through": self._retractions_through(),
             "windows": [
                 {
                     "start_ms": start_ms,
@@ -236,6 +238,11 @@ class Answers:
             }
             for partition, link in self._links()
         ]
+
+    def _retractions_through(self) -> list[dict[str, Any]]:
+        """Withdrawals are counted from another topic than outcomes, which is read on its own."""
+        heads = sorted(self._retractions.heads.items())
+        return [{"partition": partition, "offset": head.at} for partition, head in heads]
 
     def _chain(self) -> dict[str, Any]:
         links = self._links()

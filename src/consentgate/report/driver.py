@@ -1,6 +1,6 @@
 """Faust's transport and tables, for readers of committed records that count each of them once.
 
-Three things are other than Faust has them:
+Four things are other than Faust has them:
 
 - Readers read committed records. Faust's own do so only in its exactly-once mode.
 - After a rebalance a partition is read on from the head in the table, not from the offset that the
@@ -9,8 +9,11 @@ Three things are other than Faust has them:
   came from beyond the head would hide what lies in between.
 - A value from the changelog does not replace one that has counted more. A worker that stood still
   and comes back may have written it.
+- A write to the changelog that fails ends the application. Faust logs it and goes on: the windows
+  would never have what the head, written later, says that they have counted.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -20,7 +23,7 @@ from aiokafka.errors import IllegalStateError
 from faust import App, Table
 from faust.stores.memory import Store
 from faust.transport.drivers import aiokafka as faust_aiokafka
-from faust.types import TP
+from faust.types import TP, FutureMessage
 from yarl import URL
 
 from consentgate.kafka.settings import KafkaSettings
@@ -56,6 +59,9 @@ class CountedTable(Table[bytes, bytes]):
     recovered_generation: int | None = None
     """The generation of the group in which the table was last read from its changelog."""
 
+    _unwritten: BaseException | None = None
+    """Why a write to the changelog has failed, if one has."""
+
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """The changelog was read to its end."""
         await super().on_recovery_completed(active_tps, standby_tps)
@@ -68,6 +74,20 @@ class CountedTable(Table[bytes, bytes]):
     def next_offset(self, partition: int) -> int:
         """The offset of the first record that was not counted yet."""
         return counted_up_to(self.data.get(Key(partition).encode())) + 1
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
+        """Write to the changelog, unless an earlier write has failed; Faust awaits none of them."""
+        if self._unwritten is not None:
+            raise self._unwritten
+        sent = super().send_changelog(*args, **kwargs)
+        sent.add_done_callback(self._end_where_it_failed)
+        return sent
+
+    def _end_where_it_failed(self, sent: "asyncio.Future[Any]") -> None:
+        if sent.cancelled() or (error := sent.exception()) is None or self._unwritten is not None:
+            return
+        self._unwritten = error
+        self._ending = asyncio.ensure_future(self.app.crash(error))
 
     def _new_store(self) -> CountedStore:
         return CountedStore(

@@ -54,8 +54,21 @@ class Report:
             KeyboardInterrupt: after a SIGINT, when everything has been put away.
         """
         ended = asyncio.Event()
+        with ending_signals(ended.set) as received:
+            working = asyncio.create_task(self._work())
+            tasks = working, asyncio.create_task(ended.wait())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            if not working.cancelled():
+                await working  # It only ends by failing.
+        if received == [signal.SIGINT]:
+            raise KeyboardInterrupt
+
+    async def _work(self) -> None:
+        """Count and answer until cancelled, and put everything away then."""
         async with AsyncExitStack() as stack:
-            received = stack.enter_context(ending_signals(ended.set))
             changelogs = await self._prepare()
             topics = [changelog.topic for changelog in changelogs]
             self._answers = Answers(self._configured, topics)
@@ -68,19 +81,15 @@ class Report:
             log.info("started", http=f"http://{host}:{port}")
             reading = asyncio.create_task(_read(self._settings, changelogs, self._answers))
             counting = asyncio.create_task(_count(self._app))
-            ending = asyncio.create_task(ended.wait())
-            stack.push_async_callback(self._stop, [ending, reading, counting])
-            await asyncio.wait({ending, reading, counting}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (reading, counting):
-                if task.done():
-                    await task  # It only ends by failing.
-        if received == [signal.SIGINT]:
-            raise KeyboardInterrupt
+            stack.push_async_callback(self._stop, [reading, counting])
+            done, _ = await asyncio.wait({reading, counting}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task  # It only ends by failing.
 
     async def _prepare(self) -> Sequence[Changelog]:
         cluster = Cluster(self._settings)
-        await cluster.start(BROKER_SECONDS_MAX)
         try:
+            await cluster.start(BROKER_SECONDS_MAX)
             return await prepare_changelogs(self._config, cluster)
         finally:
             await cluster.stop()

@@ -14,6 +14,8 @@ from consentgate.web import Health, health_of, listen
 Figures = Callable[[int], Mapping[str, Any]]
 """What the status page shows, with what it draws over time since a moment in epoch milliseconds."""
 
+_DIGITS_MAX = 15  # Of a moment in epoch milliseconds; Python refuses to read thousands.
+
 
 class HttpServer:
     """Serves health, metrics and the status page until stopped."""
@@ -54,7 +56,7 @@ def _health(components: Health) -> Callable[[web.Request], Awaitable[web.StreamR
 def _figures(shown: Figures) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answer(request: web.Request) -> web.StreamResponse:
         since = request.query.get("since_ms", "0")
-        if not (since.isascii() and since.isdigit()):
+        if not (since.isascii() and since.isdigit() and len(since) <= _DIGITS_MAX):
             raise web.HTTPBadRequest(text="since_ms: give epoch milliseconds")
         return web.Response(
             body=orjson.dumps(shown(int(since))),

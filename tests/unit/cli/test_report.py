@@ -1,7 +1,15 @@
-"""The report's command: Faust is needed for it, and for nothing else."""
+"""The report's command: Faust is needed for it, and for nothing else; signals end it early, too."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 from consentgate.errors import EXIT_CONFIG
 
@@ -23,3 +31,49 @@ def test_without_faust_it_says_what_to_install() -> None:
 
 def test_nothing_else_imports_faust() -> None:
     subprocess.run([sys.executable, "-c", UNNEEDED], check=True)
+
+
+SIGNALS = pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+
+
+@contextmanager
+def report(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The report as a process of its own, which does not outlive the test."""
+    command = [sys.executable, "-m", "consentgate", "report", "--port", "0", "-c", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@SIGNALS
+def test_a_signal_ends_a_report_that_waits_for_a_broker(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    # Checked: stays for a minute where the signal does not cut `Report._work` short.
+    config = tmp_path / "consentgate.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        config.write_text(f"kafka: {{bootstrap.servers: '127.0.0.1:{silent.getsockname()[1]}'}}\n")
+        with report(config) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(number)
+                assert process.wait(10) == status
+
+
+@SIGNALS
+def test_a_signal_ends_a_report_that_has_only_begun(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    # Checked: -15 where nothing has SIGTERM exit before the event loop catches it.
+    config = tmp_path / "consentgate.yaml"
+    os.mkfifo(config)
+    # The other end is opened when the configuration is about to be read.
+    with report(config) as process, config.open("w"):
+        process.send_signal(number)
+        assert process.wait(10) == status

@@ -70,6 +70,9 @@ def test_the_totals_are_those_of_all_partitions() -> None:
         (2, 2),
     ]
     assert {p["ledger_time_ms"] for p in totals["through"]} == {NOW_MS}
+    assert totals["retractions_through"] == [{"partition": 0, "offset": 1}]
+    windows = answers.windows("day", None, None)
+    assert windows["retractions_through"] == totals["retractions_through"]
     assert totals["withdrawals"] == {
         "count": 2,
         "effect_ms": {"p50": 40, "p95": 900, "max": 900},  # Not 911, the longest of the bucket.
@@ -82,7 +85,8 @@ def test_without_anything_there_is_nothing_and_the_chain_is_unknown() -> None:
     totals = answers_of().totals(NOW_MS)
     assert totals["totals"] == {"in": 0, "forwarded": 0, "withheld": 0, "quarantined": 0}
     assert totals["withdrawals"]["effect_ms"] == {"p50": None, "p95": None, "max": None}
-    assert (totals["through"], totals["chain"]["state"]) == ([], "unknown")
+    assert totals["through"] == totals["retractions_through"] == []
+    assert totals["chain"]["state"] == "unknown"
     assert answers_of().windows("day", None, None)["windows"] == []
 
 

@@ -162,6 +162,17 @@ def test_a_window_begins_at_a_multiple_of_its_length() -> None:
     assert set(windows_of(table, "day")) == {NOW_MS - NOW_MS % DAY_MS}
 
 
+def test_windows_go_by_when_something_was_decided_not_by_when_it_was_written() -> None:
+    ledger = Ledger()
+    ledger.append(0, 3, NOW_MS)
+    written_ms = NOW_MS + 2 * DAY_MS
+    table = folded([ledger.arrived[0]._replace(time_ms=written_ms)])
+    assert set(windows_of(table, "minute")) == {NOW_MS}
+    assert (head_of(table).newest_ms, head_of(table).links[0].time_ms) == (NOW_MS, written_ms)
+    late = retraction(0, 5, NOW_MS + 40)._replace(time_ms=written_ms)
+    assert Key(0, "minute", NOW_MS).encode() in fold_retractions(SOURCE, {}, 0, [late])
+
+
 def test_old_windows_are_deleted_and_do_not_come_back() -> None:
     ledger = Ledger()
     ledger.append(0, 3, NOW_MS)

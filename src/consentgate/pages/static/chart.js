@@ -86,16 +86,19 @@ function legend(chart) {
     when,
   );
   const show = (/** @type {Data} */ { xs, ys }, /** @type {number | null} */ index) => {
-    const shown = index ?? xs.length - 1;
+    const shown = index ?? valuesOf(chart, xs) - 1;
     values.forEach((value, i) => {
       const y = ys[i]?.[shown];
       setText(value, y === null || y === undefined ? "–" : chart.format(y));
     });
-    const at = index === null ? undefined : xs[index];
+    const at = index === null && !chart.stepped ? undefined : xs[shown];
     setText(when, at === undefined ? "" : timeOf(chart, at));
   };
   return { element, show };
 }
+
+/** How many moments have a value of their own: the last step ends with one that repeats it. @param {Chart} chart @param {number[]} xs */
+const valuesOf = (chart, xs) => (chart.stepped ? xs.length - 1 : xs.length);
 
 /** @param {Chart} chart @param {number} ms */
 const timeOf = (chart, ms) => (chart.days ? moment(ms) : clock(ms));
@@ -337,8 +340,9 @@ function color(name) {
 
 /** @param {Chart} chart @param {Data} data */
 function tableOf(chart, { xs, ys }) {
-  const first = Math.max(0, xs.length - TABLE_ROWS_MAX);
-  const rows = xs.slice(first).map((x, i) => [
+  const end = valuesOf(chart, xs);
+  const first = Math.max(0, end - TABLE_ROWS_MAX);
+  const rows = xs.slice(first, Math.max(0, end)).map((x, i) => [
     timeOf(chart, x),
     ...ys.map((values) => {
       const y = values[first + i];
@@ -346,6 +350,6 @@ function tableOf(chart, { xs, ys }) {
     }),
   ]);
   const columns = ["time", ...chart.series.map(({ name }) => `#${name}`)];
-  const note = first === 0 ? "" : `, the last ${TABLE_ROWS_MAX} of ${xs.length} moments`;
+  const note = first === 0 ? "" : `, the last ${TABLE_ROWS_MAX} of ${end} moments`;
   return table(chart.title + note, columns, rows.reverse()).element;
 }

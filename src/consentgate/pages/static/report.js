@@ -12,6 +12,7 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
 /** @typedef {import("./windows.js").Range} Range */
 /** @typedef {import("./chart.js").Series} Series */
 /** @typedef {{partition: number, ledger_offset: number, ledger_time_ms: number, hash: string}} Position */
+/** @typedef {{partition: number, offset: number}} RetractionPosition */
 /** @typedef {{in: number, forwarded: number, withheld: number, quarantined: number}} Totals */
 
 /**
@@ -19,6 +20,7 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
  * @typedef {object} Report
  * @property {number} generated_at_ms
  * @property {Position[]} through
+ * @property {RetractionPosition[]} retractions_through
  * @property {Totals} totals
  * @property {Outcome[]} outcomes
  * @property {import("./windows.js").Withdrawals} withdrawals
@@ -26,7 +28,7 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
  * @property {import("./windows.js").Policy[]} policies
  */
 
-/** What `api/windows` answers. @typedef {{size_ms: number, through: Position[], windows: Window[]}} Windows */
+/** What `api/windows` answers. @typedef {{size_ms: number, through: Position[], retractions_through: RetractionPosition[], windows: Window[]}} Windows */
 
 /** What is asked for; it stands in the URL, but for a `size` that nobody has chosen. @typedef {{size: string, jurisdiction: string, from: string, until: string}} Filters */
 
@@ -162,7 +164,9 @@ function show(report, answer, asked) {
 
 /** @param {Report} report */
 function sayChain({ chain, through, generated_at_ms }) {
-  setText(byId("heard"), `As of ${moment(generated_at_ms)}`);
+  const newest_ms = Math.max(...through.map((each) => each.ledger_time_ms));
+  const upTo = through.length === 0 ? "" : `, up to the entry of ${moment(newest_ms)}`;
+  setText(byId("heard"), `Told ${moment(generated_at_ms)}${upTo}`);
   if (through.length === 0) return say("wait", "The ledger is empty", "Nothing has been decided yet.");
   if (chain.state === "broken") return say("bad", "The ledger does not hold together", "An entry was changed, taken out or added. The problems are listed under The ledger; do not rely on the figures.");
   if (chain.state === "verified") return say("good", `The ledger holds together: ${counted(chain.entries, "entry", "entries")} checked`, "");
@@ -182,7 +186,7 @@ function byVerdict(outcomes, fits) {
 }
 
 /** @param {Report} report @param {Filters} asked */
-function showTotals({ outcomes, withdrawals, through }, asked) {
+function showTotals({ outcomes, withdrawals, through, retractions_through }, asked) {
   const [forwarded = 0, withheld = 0, quarantined = 0] = byVerdict(outcomes, fitting(asked));
   const all = forwarded + withheld + quarantined;
   setText(byId("totals-lead"), asked.jurisdiction === "" ? "All jurisdictions together. Every record that came in has one outcome." : `Only ${place(asked.jurisdiction)}. Every record that came in has one outcome.`);
@@ -191,23 +195,32 @@ function showTotals({ outcomes, withdrawals, through }, asked) {
     ["Forwarded", short(forwarded), `${percent(forwarded, all)} of what came in`],
     ["Withheld", short(withheld), `${percent(withheld, all)} of what came in`],
     ["Quarantined", short(quarantined), `${percent(quarantined, all)} of what came in`],
-    ["Withdrawals", short(withdrawals.count), withdrawals.effect_ms.p50 === null ? "in all jurisdictions" : `in effect after ${span(withdrawals.effect_ms.p50)} (median)`],
+    ["Withdrawals", short(withdrawals.count), withdrawals.effect_ms.p50 === null ? "in all jurisdictions" : `in all jurisdictions, in effect after ${span(withdrawals.effect_ms.p50)} (median)`],
   ]);
-  computedFrom("totals-basis", through);
+  computedFrom("totals-basis", positionTable(through), retractionTable(retractions_through));
 }
 
-/** Say on which positions of the ledger a part of the page rests. @param {string} id @param {Position[]} through */
-function computedFrom(id, through) {
-  const { element } = details("Computed from these ledger positions", () => positionTable(through));
+/** Say on which positions a part of the page rests. @param {string} id @param {...HTMLElement} tables */
+function computedFrom(id, ...tables) {
+  const { element } = details("Computed from these positions", () => h("div", {}, ...tables));
   byId(id).replaceChildren(element);
 }
+
+/** Each once, where two answers name the same. @template T @param {T[]} positions @returns {T[]} */
+const distinct = (positions) => [...new Map(positions.map((each) => [JSON.stringify(each), each])).values()];
 
 /** @param {Position[]} through */
 function positionTable(through) {
   const rows = through.map((each) => [
     String(each.partition), count(each.ledger_offset), moment(each.ledger_time_ms), each.hash,
   ]);
-  return table("Up to and with these ledger entries", ["input partition", "#ledger offset", "decided", "hash"], rows).element;
+  return table("Up to and with these ledger entries", ["input partition", "#ledger offset", "written", "hash"], rows).element;
+}
+
+/** @param {RetractionPosition[]} through */
+function retractionTable(through) {
+  const rows = through.map((each) => [String(each.partition), count(each.offset)]);
+  return table("Withdrawals: up to and with these retractions", ["partition of the retractions", "#offset"], rows).element;
 }
 
 /** Draw a chart of windows. @param {import("./chart.js").Chart} chart @param {Windows} answer @param {(window: Window) => (number | null)[]} pick @param {string} inWords @param {{empty?: number | null, above?: Node[]}} [more] */
@@ -240,7 +253,7 @@ function showTime({ policies, generated_at_ms }, answer, asked) {
     ...changesBeside(policies).filter(concerns).map((each) => changeItem(each, ", in the configured policy, of which it is not known that it decided")),
   ];
   byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed));
-  computedFrom("time-basis", answer.through);
+  computedFrom("time-basis", positionTable(answer.through));
 }
 
 /** @param {import("./windows.js").Change} change @param {string} more */
@@ -278,7 +291,7 @@ function showPlaces({ policies }, answer, asked) {
   const labels = byCount(inWindows, (each) => each.jurisdiction);
   const more = labels.length > PLACES_MAX ? [h("p", { class: "empty" }, `And ${labels.length - PLACES_MAX} with fewer records: choose one above.`)] : [];
   byId("places").replaceChildren(...labels.slice(0, PLACES_MAX).map((label) => placeFigure(label, policies, answer)), ...more);
-  computedFrom("places-basis", answer.through);
+  computedFrom("places-basis", positionTable(answer.through));
 }
 
 /** @param {string} label @param {import("./windows.js").Policy[]} policies @param {Windows} answer */
@@ -323,7 +336,7 @@ function showReasons({ outcomes, through }, answer, asked) {
     windowed({ title: `What was not forwarded, per ${asked.size}`, series: [...series, ...others], format: count, axis: short }, answer, pick, `${inWords}.`),
   );
   byId("outcomes").replaceChildren(outcomeTable(outcomes.filter(fitting(asked))));
-  computedFrom("reasons-basis", [...new Map([...through, ...answer.through].map((each) => [JSON.stringify(each), each])).values()]);
+  computedFrom("reasons-basis", positionTable(distinct([...through, ...answer.through])));
 }
 
 /** @param {Outcome[]} outcomes */
@@ -343,7 +356,7 @@ function outcomeTable(outcomes) {
 }
 
 /** @param {Report} report @param {Windows} answer */
-function showWithdrawals({ withdrawals, through }, answer) {
+function showWithdrawals({ withdrawals, retractions_through }, answer) {
   const { count: number, effect_ms, retracted_records } = withdrawals;
   setTiles(byId("withdrawal-tiles"), [
     ["Withdrawals", short(number), "consent that ended"],
@@ -361,7 +374,7 @@ function showWithdrawals({ withdrawals, through }, answer) {
     answer, ({ withdrawals: { effect_ms: effect } }) => [effect.p50, effect.max], `Median ${span(effect_ms.p50)}, at most ${span(effect_ms.max)}.`, { empty: null },
   );
   byId("withdrawals").replaceChildren(numbers, effects);
-  computedFrom("withdrawals-basis", [...new Map([...through, ...answer.through].map((each) => [JSON.stringify(each), each])).values()]);
+  computedFrom("withdrawals-basis", retractionTable(distinct([...retractions_through, ...answer.retractions_through])));
 }
 
 /** @param {Report} report */
@@ -371,7 +384,7 @@ function showLedger({ chain, policies, through, generated_at_ms }) {
   setFacts(byId("chain"), [
     ["Chain of hashes", states[chain.state] ?? chain.state],
     ["Entries", count(chain.entries)],
-    ["Counted", moment(generated_at_ms)],
+    ["Told", moment(generated_at_ms)],
   ]);
   byId("problems").replaceChildren(...chain.problems.map((problem) => h("li", {}, problem)));
   const rows = policies.map(({ name, hash, first_seen_ms }) => [
