@@ -16,13 +16,15 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from aiokafka.errors import KafkaError
 
 from certificates import Authority
 from consentgate.core import partition
 from consentgate.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, ConsentgateError
 from consentgate.kafka.cluster import Cluster
-from consentgate.kafka.connecting import attempt
+from consentgate.kafka.connecting import attempt, denial
 from consentgate.kafka.settings import kafka_settings
+from consentgate.report.topics import prepare_changelogs
 from consentgate.service import worker as worker_module
 from consentgate.tools.broker import HOST
 from harness import (
@@ -262,7 +264,7 @@ async def test_the_page_has_what_each_command_needs(
         "replay --configured-kafka": [str(fixture)],
     }
     documented = documented_acls()
-    assert documented.keys() == {"run", *reading, *writing}
+    assert documented.keys() == {"run", "report", *reading, *writing}
 
     async def can_be_run(user: str, command: str, arguments: list[str]) -> None:
         there = await make_secured_site("new", create=False) if "create" in command else site
@@ -281,6 +283,75 @@ async def test_the_page_has_what_each_command_needs(
             can_be_run(user, *each) for user, each in zip(users, commands.items(), strict=False)
         )
         await asyncio.gather(*runs)
+
+
+async def test_the_page_has_what_the_report_needs(
+    secured: Secured, make_secured_site: SiteFactory, rights: Rights, start_worker: StartWorker
+) -> None:
+    user = "user18"
+    site = await make_secured_site("reported")
+    await site.feed.one(site.consent, consent("anna"))
+    await site.feed.many(site.content, [post("anna", "e1")])
+    async with working(by(site, {"bootstrap.servers": site.kafka.bootstrap_servers})):
+        await site.decided()
+    site = by(site, secured.plain(user))
+    await rights.grant(user, acls_of(site, "report"))
+    report = await start_worker(site, "--port", "0", subcommand="report")
+
+    async def has_counted() -> bool:
+        assert report.running, report.errors()
+        status, text = await report.get("/api/totals")
+        return status == 200 and json.loads(text)["totals"]["forwarded"] == 1
+
+    await until(has_counted, "the report has counted", 60)
+    assert "lacks a right" not in report.errors()
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+
+
+async def test_a_report_that_lacks_a_right_ends_and_says_so(
+    secured: Secured, make_secured_site: SiteFactory, rights: Rights
+) -> None:
+    user = "user17"
+    site = by(await make_secured_site("unreported"), secured.plain(user))
+    granted = acls_of(site, "report")
+    await rights.grant(user, granted)
+    cluster = Cluster(kafka_settings(site.config.kafka))
+    await cluster.start(timeout_seconds=10)
+    try:
+        await prepare_changelogs(site.config, cluster)
+        for acl in granted:
+            if acl.operation in ("Create", "DescribeConfigs"):
+                continue
+            seen = acl._replace(operation="Describe")
+            await rights.grant(user, [seen])
+            await rights.revoke(user, [acl])
+            with pytest.raises(KafkaError) as raised:
+                await prepare_changelogs(site.config, cluster)
+            assert acl.name in str(denial(raised.value)), acl
+            await rights.grant(user, [acl])
+            await rights.revoke(user, [seen])
+        await prepare_changelogs(site.config, cluster)
+    finally:
+        await cluster.stop()
+
+
+async def test_who_may_not_create_a_topic_is_told_which_right_is_missing(
+    secured: Secured, make_secured_site: SiteFactory, rights: Rights
+) -> None:
+    user = "user16"
+    site = by(await make_secured_site("uncreated"), secured.plain(user))
+    granted = acls_of(site, "report")
+    await rights.grant(user, [acl for acl in granted if acl.operation != "Create"])
+    cluster = Cluster(kafka_settings(site.config.kafka))
+    await cluster.start(timeout_seconds=10)
+    try:
+        with pytest.raises(KafkaError) as raised:
+            await prepare_changelogs(site.config, cluster)
+    finally:
+        await cluster.stop()
+    name = f"{site.config.group}-report-ledger-changelog"
+    assert f"lacks a right on the topic {name}" in str(denial(raised.value))
 
 
 # Being refused, or not trusting.
@@ -319,7 +390,7 @@ CASES: dict[str, tuple[Case, int, list[str]]] = {
     "password": (
         lambda s, d, e: {**s.scram(d), "sasl.password": "wrong"},
         EXIT_CONFIG,
-        ["refuses the user by SCRAM-SHA-512", "kafka.sasl.password"],
+        ["refuses the user by SCRAM-SHA-512", "kafka.sasl.password", "how to make one"],
     ),
     "password by PLAIN": (
         lambda s, d, e: {**s.plain("user0"), "sasl.password": "wrong"},

@@ -27,7 +27,7 @@ from consentgate.kafka.guards import (
     topic_problems,
     with_declared,
 )
-from consentgate.policies import preset_names
+from consentgate.policies import load_policy, preset_names
 from consentgate.pytest_plugin import pytest_addoption
 from consentgate.service.metricsdoc import metrics_page
 from consentgate.tools.fixtures import read_fixture
@@ -157,6 +157,17 @@ def test_the_configuration_of_the_readme_loads(tmp_path: Path) -> None:
     config = load_config(str(path), {"KAFKA_PASSWORD": "secret"})
     assert config.kafka["sasl.password"] == "secret"
     assert config.policy in preset_names()
+
+
+def test_the_first_records_of_the_readme_come_out_as_it_says(tmp_path: Path) -> None:
+    config, path = tmp_path / "consentgate.yaml", tmp_path / "first.jsonl"
+    config.write_text(blocks_of("README.md", "yaml")[0], encoding="utf-8")
+    lines = re.search(r"<<'END'\n(.*?)^END$", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    assert lines is not None
+    path.write_text(lines[1], encoding="utf-8")
+    read = load_config(str(config), {"KAFKA_PASSWORD": "secret"})
+    outcomes = [outcome for _, outcome in replay(read, load_policy(read.policy), [path])]
+    assert [str(outcome.reason) for outcome in outcomes] == ["not-opted-out", "opted-out"]
 
 
 def test_the_examples_of_records_are_read_as_described(tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ class Cluster:
         Without a replication factor it has three replicas, or as many as there are brokers.
 
         Raises:
-            ConfigError: if the cluster refuses.
+            TopicAuthorizationFailedError: if this user may not.
+            ConfigError: if the cluster refuses for another reason.
         """
         if replication_factor is None:
             brokers = (await self._admin.describe_cluster())["brokers"]
@@ -164,6 +165,8 @@ class Cluster:
             error = for_code(error_code)
             if error is TopicAlreadyExistsError:
                 return False
+            if error is TopicAuthorizationFailedError:
+                raise error({name})
             if error_code:
                 detail = next((text for text in message if text), error.__name__)
                 raise ConfigError(f"the topic {name} could not be created: {detail}")

@@ -171,10 +171,12 @@ def _login_failed(address: str, settings: KafkaSettings, error: BaseException) -
             if mechanism == "OAUTHBEARER":
                 return _token_refused(address)
             what = f"{address} refuses the user by {mechanism}"
-            advice = (
-                "Correct kafka.sasl.username and kafka.sasl.password; a SCRAM user must exist for "
-                "just this mechanism"
-            )
+            advice = "Correct kafka.sasl.username and kafka.sasl.password"
+            if mechanism.startswith("SCRAM"):
+                advice += (
+                    "; a SCRAM user must exist for just this mechanism, and docs/security.md says "
+                    "under Rights how to make one"
+                )
         case UnsupportedSaslMechanismError():
             what = f"{address} does not take kafka.sasl.mechanism {mechanism}"
             advice = "Set kafka.sasl.mechanism to one that the listener has enabled"

@@ -1,11 +1,15 @@
 """The topics of the report: what it reads, and the changelogs that it keeps its figures in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
 from consentgate.config import Config
 from consentgate.errors import ConfigError
 from consentgate.kafka.cluster import Cluster, TopicPlan
 from consentgate.kafka.layout import CREATE_TOPICS, missing_topics_text
+from consentgate.kafka.survey import Right, survey_cluster, survey_group
 
 CHANGELOG_SETTINGS = {
     "cleanup.policy": "compact",
@@ -36,6 +40,8 @@ async def prepare_changelogs(config: Config, cluster: Cluster) -> tuple[Changelo
     Raises:
         ConfigError: if what is to be counted is not there, or a changelog is not as it must be or
             cannot be made.
+        TopicAuthorizationFailedError: if this user may not read or write what has to be.
+        GroupAuthorizationFailedError: if it may not join the report's group.
     """
     sources = {"ledger": config.topics.decisions, "retractions": config.topics.retractions}
     names = {table: f"{report_id(config)}-{table}-changelog" for table in sources}
@@ -56,10 +62,11 @@ async def prepare_changelogs(config: Config, cluster: Cluster) -> tuple[Changelo
                 "from the beginning"
             )
     await _refuse_other_settings(cluster, [ledger, retractions])
+    await _refuse_missing_rights(report_id(config), cluster, [ledger, retractions])
     return ledger, retractions
 
 
-async def _refuse_other_settings(cluster: Cluster, changelogs: list[Changelog]) -> None:
+async def _refuse_other_settings(cluster: Cluster, changelogs: Sequence[Changelog]) -> None:
     told = await cluster.topic_configs([changelog.topic for changelog in changelogs])
     for topic, settings in told.items():
         policy = (settings or {}).get("cleanup.policy", "compact")
@@ -68,3 +75,23 @@ async def _refuse_other_settings(cluster: Cluster, changelogs: list[Changelog]) 
                 f"topic {topic}: cleanup.policy is {policy}, but must be compact: figures that are "
                 "deleted would be missing from the report"
             )
+
+
+async def _refuse_missing_rights(
+    group: str, cluster: Cluster, changelogs: Sequence[Changelog]
+) -> None:
+    """Ask before Faust does, which goes on asking for ever, and says nothing of it."""
+    needed = {changelog.source: {Right.READ} for changelog in changelogs}
+    needed |= {changelog.topic: {Right.READ, Right.WRITE} for changelog in changelogs}
+    survey = await survey_cluster(cluster, needed)
+    lacking = set()
+    for topic, rights in needed.items():
+        held = survey.topics[topic].rights
+        # Where the cluster does not tell, nothing is known to be missing.
+        if held is not None and not rights <= held:
+            lacking.add(topic)
+    if lacking:
+        raise TopicAuthorizationFailedError(lacking)
+    held = (await survey_group(cluster, group)).rights
+    if held is not None and Right.READ not in held:
+        raise GroupAuthorizationFailedError(group)
