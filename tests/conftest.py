@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from consentgate.tools.broker import EmbeddedKafka
@@ -14,6 +15,10 @@ pytest.register_assert_rewrite("checker", "harness")
 from harness import Feed, Probe, Site, SiteFactory, StartWorker, WorkerProcess  # noqa: E402
 
 LOG_TAIL = 4_000
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("consentgate", deadline=None)
+hypothesis.settings.load_profile("consentgate")
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_an_identifier_that_a_name_overlaps_leaves_nothing() -> None:
     assert ALL.redact(["Mr\u00a0Qu\u00adill"], None) == ["Mr\u00a0[NAME]"]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from(

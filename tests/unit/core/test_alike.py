@@ -260,14 +260,14 @@ def keys(draw: st.DrawFn, value: bytes) -> bytes | None:
     return draw(st.sampled_from([*[named] * 9, *others]))
 
 
-@settings(deadline=None, max_examples=1_000)
+@settings(max_examples=1_000)
 @given(rows())
 @example([(b"m1", usual("m1")), (b"m1", None), (None, usual("m1")), (None, None)])
 def test_records_are_read_as_they_are_one_by_one(drawn: list[Keyed]) -> None:
     assert is_read_as_one_by_one(drawn)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_records_are_read_as_they_are_one_by_one(data: st.DataObject) -> None:
     whole = usual("m1", at=1726826400000, source="web", version=12)

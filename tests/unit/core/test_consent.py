@@ -67,7 +67,7 @@ SUBJECTS = st.sampled_from([b"a", b"b", b"c"])
 STATES = st.sampled_from([GRANTED, WITHDRAWN, DENIED, UNREADABLE, None])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.just(5), SUBJECTS, STATES), max_size=30))
 def test_in_one_partition_the_last_record_of_a_subject_counts(changes: list[Change]) -> None:
     table = folded(changes, [5])
@@ -75,7 +75,7 @@ def test_in_one_partition_the_last_record_of_a_subject_counts(changes: list[Chan
     assert table.scattered() == 0
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 2), SUBJECTS, STATES), max_size=40))
 def test_over_several_partitions_each_has_its_last_record_of_a_subject(
     changes: list[Change],
@@ -84,7 +84,7 @@ def test_over_several_partitions_each_has_its_last_record_of_a_subject(
         assert agrees(folded(changes[:number]), changes[:number])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 2), SUBJECTS, STATES), max_size=20))
 def test_the_order_in_which_partitions_are_read_does_not_matter(changes: list[Change]) -> None:
     one_after_another = sorted(changes, key=lambda change: change[0])
@@ -155,7 +155,7 @@ def test_the_frontier_never_goes_back() -> None:
     assert table.frontier == {3: 10, 4: 0}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 20), max_size=20))
 def test_the_frontier_is_the_highest_that_was_reached(offsets: list[int]) -> None:
     table = ConsentTable([0])

@@ -190,14 +190,14 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(record, states, draw(policies(flaws)), now_ms, limits, draw(st.booleans()))
 
 
-@settings(deadline=None, max_examples=700)
+@settings(max_examples=700)
 @given(cases())
 def test_every_decision_is_the_one_of_the_reference(case: Case) -> None:
     decision = made(case)
     assert Expected(decision.reason, decision.label, decision.consent_partition) == reference(case)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(cases())
 def test_a_decision_depends_on_nothing_else(case: Case) -> None:
     assert made(case) is made(case)

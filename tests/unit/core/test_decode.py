@@ -445,7 +445,7 @@ def agrees(value: bytes, fields: ContentFields) -> bool:
     return DECODERS[fields](value) == read_content(value, fields, MAX_DEPTH)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(st.data())
 def test_events_are_read_as_by_the_reference(data: st.DataObject) -> None:
     fields = data.draw(FIELDS)
@@ -453,19 +453,19 @@ def test_events_are_read_as_by_the_reference(data: st.DataObject) -> None:
     assert agrees(value, fields)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(JSON, FIELDS)
 def test_arbitrary_json_is_read_as_by_the_reference(value: Any, fields: ContentFields) -> None:
     assert agrees(written(value).encode(errors="surrogatepass"), fields)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=60), FIELDS)
 def test_arbitrary_bytes_are_read_as_by_the_reference(value: bytes, fields: ContentFields) -> None:
     assert agrees(value, fields)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(st.data())
 def test_damaged_events_are_read_as_by_the_reference(data: st.DataObject) -> None:
     value = content()
@@ -719,7 +719,7 @@ CONSENT = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(CONSENT, st.lists(st.tuples(st.sampled_from(["subject", "x"]), JSON), max_size=1))
 def test_consent_is_read_as_by_the_reference(drawn: dict[str, Any], more: Any) -> None:
     value = written(Pairs([*{"subject": "m1", **drawn}.items(), *more])).encode(
@@ -730,7 +730,7 @@ def test_consent_is_read_as_by_the_reference(drawn: dict[str, Any], more: Any) -
     assert (problem is None) == (state is not UNREADABLE)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.none() | st.binary(max_size=4), st.binary(max_size=40) | JSON)
 def test_whatever_cannot_be_trusted_raises_nothing(key: bytes | None, drawn: Any) -> None:
     value = drawn if isinstance(drawn, bytes) else written(drawn).encode(errors="surrogatepass")

@@ -274,7 +274,7 @@ def test_paths_types_and_strings_are_told_as_people_say_them() -> None:
     assert len(shown("x" * 1000)) == 62
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from("ab:-[]{}*&!|>'\"\\#%@, \n\t?~\ud800U0\ufeff\x85"), max_size=40))
 def test_any_text_is_a_document_or_has_problems_but_raises_nothing(text: str) -> None:
     document = parse_document(text, "f")
@@ -291,7 +291,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(_VALUES)
 def test_json_is_read_as_json(value: Value) -> None:
     document = parse_document(json.dumps(value), "f")

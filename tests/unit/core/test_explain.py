@@ -83,13 +83,13 @@ def unmet(explanation: Explanation) -> list[str]:
 # For all cases that the decision's own tests draw.
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(cases())
 def test_it_says_what_is_decided(case: Case) -> None:
     assert explained(case).decision is made(case)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(cases())
 def test_no_condition_is_unmet_exactly_where_it_is_forwarded(case: Case) -> None:
     explanation = explained(case)
@@ -103,7 +103,7 @@ def test_no_condition_is_unmet_exactly_where_it_is_forwarded(case: Case) -> None
 ON_THE_RECORD = {"value", "size", "content", "key", "timestamp"}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(cases())
 def test_what_is_not_met_mended_gives_a_forward_and_nothing_less_does(case: Case) -> None:
     # A policy file in which nothing lies between these two is refused.
@@ -120,7 +120,7 @@ def test_what_is_not_met_mended_gives_a_forward_and_nothing_less_does(case: Case
             assert made(partly).reason.verdict is not Verdict.FORWARD, left_out
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(cases())
 def test_the_outlook_is_what_will_be_decided(case: Case) -> None:
     gate, explanation = gate_of(case), explained(case)

@@ -148,7 +148,7 @@ def batches(draw: st.DrawFn) -> Batch:
     return Batch(first, offset + draw(st.sampled_from([0, 0, 3])), records, unreadable)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(batches(), st.booleans())
 def test_in_is_forwarded_and_withheld_and_quarantined(batch: Batch, key_is_subject: bool) -> None:
     outcome = gate(STATES, key_is_subject=key_is_subject).judge(batch, GENESIS, NOW_MS)
@@ -174,7 +174,7 @@ def test_in_is_forwarded_and_withheld_and_quarantined(batch: Batch, key_is_subje
     }
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches())
 def test_what_is_forwarded_is_what_came_and_from_whom_may_be_used(batch: Batch) -> None:
     outcome = gate(STATES).judge(batch, GENESIS, NOW_MS)
@@ -188,7 +188,7 @@ def test_what_is_forwarded_is_what_came_and_from_whom_may_be_used(batch: Batch) 
         assert output.key == b"m1"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches())
 def test_judging_twice_at_the_same_frontier_policy_and_moment_gives_the_same(batch: Batch) -> None:
     once = gate(STATES)
@@ -201,7 +201,7 @@ def test_judging_twice_at_the_same_frontier_policy_and_moment_gives_the_same(bat
         assert outcome.counts == first.counts
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches(), st.integers(0, 40))
 def test_judging_in_two_parts_gives_the_same_outcomes(batch: Batch, place: int) -> None:
     whole = gate(STATES).judge(batch, GENESIS, NOW_MS)
@@ -665,7 +665,7 @@ SOME_STATES = st.none() | st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 600), SOME_STATES), max_size=8), st.integers(-1, 11))
 def test_who_is_retracted_is_who_may_not_be_used(
     drawn: list[tuple[int, ConsentState | None]], late_ms: int

@@ -145,7 +145,7 @@ def test_two_labels_of_one_reason_are_counted_apart_and_one_label_together() -> 
     assert document["counts"] == {"EEA": {"minor": 2, "tombstone": 1}, "GB": {"minor": 1}}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(batches())
 def test_an_entry_accounts_for_every_offset(batch: BatchFacts) -> None:
     record = read_entry(write_entry(CHAIN, batch, GENESIS).value)
@@ -156,7 +156,7 @@ def test_an_entry_accounts_for_every_offset(batch: BatchFacts) -> None:
     assert (record.source.first, record.source.last) == (batch.first, batch.last)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(batches())
 def test_an_entry_can_be_read_with_the_standard_library_alone(batch: BatchFacts) -> None:
     written = write_entry(CHAIN, batch, GENESIS)
@@ -173,7 +173,7 @@ def test_an_entry_can_be_read_with_the_standard_library_alone(batch: BatchFacts)
     assert document["outcomes"]["reasons"] == sorted(set(recounted))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(batches())
 def test_the_same_facts_give_the_same_bytes(batch: BatchFacts) -> None:
     assert write_entry(CHAIN, batch, GENESIS) == write_entry(CHAIN, batch, GENESIS)
@@ -321,7 +321,7 @@ def test_a_bookmark_comes_back_as_it_was() -> None:
     assert Bookmark.decode(BOOKMARK.encode()) == BOOKMARK
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.builds(
         Bookmark,
@@ -364,7 +364,7 @@ def test_what_somebody_else_noted_is_no_bookmark(metadata: str) -> None:
     assert Bookmark.decode(metadata) is None
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=30))
 def test_no_metadata_raises(metadata: str) -> None:
     assert Bookmark.decode(metadata) is None

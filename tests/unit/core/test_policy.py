@@ -163,7 +163,7 @@ def expected(drawn: list[Rule], country: str, now_ms: int) -> tuple[Rule, str] |
     return None
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rules(), st.lists(st.integers(-1, 31), min_size=1, max_size=8))
 def test_at_every_moment_the_one_rule_in_force_is_found(
     drawn: list[Rule], moments: list[int]
@@ -174,7 +174,7 @@ def test_at_every_moment_the_one_rule_in_force_is_found(
             assert policy.at(now_ms).find(country) == expected(drawn, country, now_ms)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rules(), st.integers(-1, 31))
 def test_nothing_changes_before_the_announced_moment(drawn: list[Rule], now_ms: int) -> None:
     policy = Policy("p", "ai-training", GROUPS, tuple(drawn))
@@ -184,7 +184,7 @@ def test_nothing_changes_before_the_announced_moment(drawn: list[Rule], now_ms: 
         assert policy.at(later_ms) is policy.at(now_ms)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rules())
 def test_the_canonical_form_is_sorted_json(drawn: list[Rule]) -> None:
     canonical = Policy("p", "ai-training", GROUPS, tuple(drawn)).canonical

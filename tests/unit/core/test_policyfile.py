@@ -458,7 +458,7 @@ def written(draw: st.DrawFn, meaning: Meaning) -> str:
     return text.replace("'NO'", "NO") + "# The end.\n"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(meanings(), st.data())
 def test_the_hash_does_not_depend_on_how_a_policy_is_written(
     meaning: Meaning, data: st.DataObject
@@ -492,7 +492,7 @@ def changed(draw: st.DrawFn, meaning: Meaning) -> Meaning:
     return meaning | {"rules": rules}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(meanings(), st.data())
 def test_the_hash_changes_with_every_change_of_meaning(
     meaning: Meaning, data: st.DataObject
@@ -511,7 +511,7 @@ def test_the_label_under_which_people_are_counted_is_part_of_the_hash() -> None:
     assert len({as_group.hash, as_other_group.hash, as_country.hash}) == 3
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(meanings(), st.data())
 def test_a_policy_that_says_twice_what_it_says_once_is_refused(
     meaning: Meaning, data: st.DataObject
@@ -522,7 +522,7 @@ def test_a_policy_that_says_twice_what_it_says_once_is_refused(
     assert all("at the same time as the rule" in problem.message for problem in problems)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.recursive(
         st.sampled_from([None, True, 5, "", "x", "GB", "*", "opt-in", "2024-09-20T00:00:00Z"]),

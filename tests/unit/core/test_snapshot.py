@@ -102,7 +102,7 @@ SMALL = table_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CHANGES, CHANGES)
 def test_what_was_written_comes_back(
     changes: list[tuple[int, bytes, ConsentState | None]],

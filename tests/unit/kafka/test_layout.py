@@ -104,7 +104,7 @@ def test_bookmarks_of_two_scopes_are_refused() -> None:
             settle_scope("auto", True, [4, 4], bookmarks)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.sampled_from(["auto", "partition", "global"]),
     st.lists(st.integers(1, 3), min_size=2, max_size=2),

@@ -163,7 +163,7 @@ def test_folding_leaves_letters_and_superscripts_alone() -> None:
         assert fold(text) == text
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(TEXTS, max_size=3), COUNTRIES)
 def test_what_has_been_redacted_stays_as_it_is(texts: list[str], country: str | None) -> None:
     once = ALL.redact(texts, country)
@@ -171,7 +171,7 @@ def test_what_has_been_redacted_stays_as_it_is(texts: list[str], country: str | 
     assert ALL.redact(once, country) == once
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(TEXTS, COUNTRIES)
 def test_only_what_was_found_is_changed(text: str, country: str | None) -> None:
     spans = ALL.find(text, country)

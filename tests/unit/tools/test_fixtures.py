@@ -161,7 +161,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(max_size=5), JSON, st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3))))
 def test_whatever_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
