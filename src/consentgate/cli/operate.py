@@ -26,6 +26,7 @@ from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.settings import kafka_settings
 from consentgate.service.logs import configure_logs
 from consentgate.service.worker import Summary, Worker
+from consentgate.signals import exit_on_sigterm
 from consentgate.tools.broker import run_foreground
 from consentgate.tools.doctor import Doctor
 from consentgate.tools.findings import Finding, Severity, finding_lines, findings_line
@@ -59,6 +60,7 @@ def run(
 
     Example: consentgate run -c consentgate.yaml
     """
+    exit_on_sigterm()
     configure_logs(json=log_json)
     config, policy = configured(config_path, policy_name)
 

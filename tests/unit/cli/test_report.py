@@ -1,4 +1,7 @@
-"""The report's command: Faust is needed for it, and for nothing else; signals end it early, too."""
+"""The report's command: Faust is needed for it, and for nothing else; signals end it early, too.
+
+The worker's ends as early.
+"""
 
 import os
 import signal
@@ -39,9 +42,9 @@ SIGNALS = pytest.mark.parametrize(
 
 
 @contextmanager
-def report(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """The report as a process of its own, which does not outlive the test."""
-    command = [sys.executable, "-m", "consentgate", "report", "--port", "0", "-c", str(config)]
+def begun(config: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A subcommand as a process of its own, which does not outlive the test."""
+    command = [sys.executable, "-m", "consentgate", *arguments, "-c", str(config)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -59,7 +62,7 @@ def test_a_signal_ends_a_report_that_waits_for_a_broker(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(30)
         config.write_text(f"kafka: {{bootstrap.servers: '127.0.0.1:{silent.getsockname()[1]}'}}\n")
-        with report(config) as process:
+        with begun(config, "report", "--port", "0") as process:
             connection, _ = silent.accept()
             with connection:
                 process.send_signal(number)
@@ -67,13 +70,14 @@ def test_a_signal_ends_a_report_that_waits_for_a_broker(
 
 
 @SIGNALS
-def test_a_signal_ends_a_report_that_has_only_begun(
-    tmp_path: Path, number: signal.Signals, status: int
+@pytest.mark.parametrize("subcommand", ["run", "report"])
+def test_a_signal_ends_what_has_only_begun(
+    tmp_path: Path, subcommand: str, number: signal.Signals, status: int
 ) -> None:
     # Checked: -15 where nothing has SIGTERM exit before the event loop catches it.
     config = tmp_path / "consentgate.yaml"
     os.mkfifo(config)
     # The other end is opened when the configuration is about to be read.
-    with report(config) as process, config.open("w"):
+    with begun(config, subcommand) as process, config.open("w"):
         process.send_signal(number)
         assert process.wait(10) == status
