@@ -291,7 +291,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Consentgate(
         "consentgate-2",
         "consentgate, 2 workers",
-        "the same in 2 processes, which share the partitions",
+        "as shipped, in 2 processes that share the partitions",
         workers=2,
     ),
     KTABLE,
