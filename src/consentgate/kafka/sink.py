@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.conn import CloseReason
 from aiokafka.errors import InvalidTimestampError
 from aiokafka.structs import OffsetAndMetadata
 
@@ -42,7 +43,6 @@ class TransactionalProducer:
         self._source = source
         self._written_to = outputs
         self._lost_connections = 0
-        self._lost_before = 0
         self._producer = AIOKafkaProducer(
             transactional_id=transactional_id,
             max_batch_size=BATCH_BYTES,
@@ -56,9 +56,11 @@ class TransactionalProducer:
         client = self._producer.client
         on_closed = client._on_connection_closed
 
-        def count(*arguments: Any) -> None:
-            self._lost_connections += 1
-            on_closed(*arguments)
+        def count(connection: Any, reason: CloseReason | None) -> None:
+            # One that the client closes by itself had nothing under way for minutes.
+            if reason is not CloseReason.IDLE_DROP:
+                self._lost_connections += 1
+            on_closed(connection, reason)
 
         client._on_connection_closed = count
 
@@ -96,8 +98,16 @@ class TransactionalProducer:
                 raise StepFailed(f"{output.topic}-{output.partition} has no leader")
 
     async def begin(self) -> None:
-        """Begin a transaction."""
-        self._lost_before = self._lost_connections
+        """Begin a transaction.
+
+        Raises:
+            StepFailed: if the producer must not be used any more.
+        """
+        if self._lost_connections:
+            # A broker that went away may have called the last transaction committed and have left
+            # all of its markers out (as in `_settle_leftovers`): what was written then shares the
+            # fate of this one, which may be aborted, and would be missing behind its successors.
+            raise StepFailed("the connection was lost between two transactions")
         await self._producer.begin_transaction()
 
     async def commit(self) -> bool:
@@ -106,12 +116,12 @@ class TransactionalProducer:
         When this raises or is cancelled, the transaction's end is not known.
         """
         await self._producer.commit_transaction()
-        return self._lost_connections > self._lost_before
+        return self._lost_connections > 0
 
     async def abort(self) -> bool:
         """Abort; True where the producer must not be used again, as when this raises."""
         await self._producer.abort_transaction()
-        return self._lost_connections > self._lost_before
+        return self._lost_connections > 0
 
     async def retire(self) -> None:
         """Drop the producer, bounded in time; an open transaction is left to the next fence."""
