@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError
 
 from consentgate.core.histogram import bucket
 from consentgate.core.ledger import BatchFacts, Chain, read_entry, write_entry
 from consentgate.core.model import Reason, decision
-from consentgate.errors import EXIT_INTERNAL
+from consentgate.errors import EXIT_CONFIG, EXIT_INTERNAL
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
@@ -260,6 +261,75 @@ async def test_a_report_whose_figures_cannot_be_written_ends_and_the_next_has_th
     await counted.probe.allow_again(changelog, WRITE)
     totals = await has_counted_all(counted, await start_report(counted))
     assert totals["chain"]["state"] == "verified"
+
+
+@pytest.mark.parametrize("role", ["decisions", "retractions"])
+async def test_a_topic_made_anew_under_old_figures_ends_the_report(
+    counted: Site, start_report: StartReport, role: str
+) -> None:
+    # Checked: says "verified" and passes over what is new where `_has_sought` asks for no ends.
+    topic = getattr(counted.config.topics, role)
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+    await make_anew(counted, topic)
+    again = await start_report(counted)
+    assert await again.wait() == EXIT_CONFIG, again.errors()
+    group = counted.config.group
+    assert f"error: topic {topic}, partition 0: it goes on with offset 0, but" in again.errors()
+    assert (
+        f"delete the topics {group}-report-ledger-changelog and "
+        f"{group}-report-retractions-changelog, and start again"
+    ) in again.errors()
+
+
+async def test_a_ledger_made_anew_while_the_report_runs_ends_it(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: goes on with what comes behind the old offsets where `_getmany` looks at none.
+    topic = counted.config.topics.decisions
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    kept = await records_of(counted, topic)
+    await make_anew(counted, topic)
+    await counted.feed.many(topic, [Sent(record.key, record.value) for record in kept])
+    assert await report.wait() == EXIT_CONFIG, report.errors()
+
+
+async def make_anew(site: Site, topic: str) -> None:
+    """Delete a topic of one partition and create it again."""
+    await site.probe.admin.delete_topics([topic])
+
+    async def created() -> bool:
+        (error,) = (await site.probe.admin.create_topics([NewTopic(topic, 1, 1)])).topic_errors
+        return not error[1]
+
+    async def described() -> bool:
+        (found,) = await site.probe.admin.describe_topics([topic])
+        return not found["error_code"]
+
+    await until(created, "the topic is made anew")
+    await until(described, "the new topic is known")
+
+
+async def test_what_an_open_transaction_hides_makes_no_topic_anew(
+    counted: Site, start_report: StartReport
+) -> None:
+    topic = counted.config.topics.decisions
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+    async with AIOKafkaProducer(
+        bootstrap_servers=counted.kafka.bootstrap_servers, transactional_id=f"open-{topic}"
+    ) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"{}", b"somebody", partition=0)
+        again = await start_report(counted)
+        await until(lambda: again.logged("counting"), "it goes on", 60)
+        await producer.commit_transaction()
+        await has_counted_all(counted, again)
 
 
 async def records_of(site: Site, topic: str) -> list[Any]:

@@ -12,7 +12,7 @@ import faust
 import structlog
 
 from consentgate.config import Config
-from consentgate.errors import ClientBroken
+from consentgate.errors import ClientBroken, ConfigError
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.reader import follow_topics
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
@@ -129,6 +129,8 @@ async def _count(app: faust.App) -> None:
     """Run the application, which ends by itself only where it fails."""
     await app.start()
     await app.wait_until_stopped()
+    if isinstance(app.crash_reason, ConfigError):
+        raise app.crash_reason
     raise ClientBroken(
         f"Faust has ended ({app.crash_reason!r}); start the report again, it goes on where it was"
     ) from app.crash_reason
