@@ -263,6 +263,39 @@ async def test_a_report_whose_figures_cannot_be_written_ends_and_the_next_has_th
     assert totals["chain"]["state"] == "verified"
 
 
+async def test_totals_that_are_larger_than_a_request_are_kept(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: ends at each start where a value may not be longer than a request usually is, or is
+    # not compressed.
+    topics, chain = counted.config.topics, Chain(counted.config.group, counted.content, 0)
+    last = read_entry((await records_of(counted, topics.decisions))[-1].value)
+    previous, first = last.hash, last.source.last + 1
+    made = []
+    for number in range(first, first + 30):
+        policy = f"{'long' * 7_500}-{number}@0123456789ab"
+        opted_in = [decision(Reason.OPTED_IN, "*")]
+        facts = BatchFacts(number, number, last.decided_at, {0: 1}, policy, [number], opted_in)
+        entry = write_entry(chain, facts, previous)
+        previous = entry.hash
+        made.append(Sent(entry.key, entry.value))
+    await counted.feed.many(topics.decisions, made)
+
+    async def has_counted(report: WorkerProcess) -> bool:
+        assert report.running, report.errors()
+        totals = await told(report, "/api/totals")
+        return bool(totals) and len(totals["policies"]) == 31
+
+    report = await start_report(counted)
+    await until(lambda: has_counted(report), "all policies are counted", 60)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+    again = await start_report(counted)
+    await until(lambda: has_counted(again), "they were kept", 60)
+    await until(lambda: again.logged("counting"), "it counts on")
+    assert 0 not in {e["offset"] for e in again.logged("counting")}
+
+
 @pytest.mark.parametrize("role", ["decisions", "retractions"])
 async def test_a_topic_made_anew_under_old_figures_ends_the_report(
     counted: Site, start_report: StartReport, role: str

@@ -36,6 +36,9 @@ log = structlog.get_logger("consentgate.report")
 
 RECOVERY_CHECK_SECONDS = 0.1
 
+VALUE_BYTES_MAX = 16 << 20
+"""How long a value may be before it is compressed; the topic's `max.message.bytes` is of after."""
+
 REBALANCE_MS_MAX = 60_000
 """How long a rebalance may take; Faust lets its agents finish what they are at."""
 
@@ -219,8 +222,12 @@ class _Consumer(faust_aiokafka.Consumer):
 class _Producer(faust_aiokafka.Producer):
     def _settings_auth(self) -> Mapping[str, Any]:
         settings: KafkaSettings = cast(Any, self.transport).settings
-        compression = settings.producer.get("compression_type")
-        return {**settings.client, "compression_type": compression}
+        return {
+            **settings.client,
+            # The totals are one value, and grow with each policy.
+            "compression_type": settings.producer.get("compression_type", "gzip"),
+            "max_request_size": VALUE_BYTES_MAX,
+        }
 
 
 class CommittedTransport(faust_aiokafka.Transport):
