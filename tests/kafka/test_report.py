@@ -1,14 +1,16 @@
 """The transparency report beside a broker: its figures are those of `verify`, come what may."""
 
 import json
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
 
 from consentgate.core.histogram import bucket
 from consentgate.core.ledger import BatchFacts, Chain, read_entry, write_entry
@@ -17,6 +19,8 @@ from consentgate.errors import EXIT_CONFIG, EXIT_INTERNAL
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
+from consentgate.report.driver import CommittedTransport
+from consentgate.report.topics import report_id
 from consentgate.tools.verify import verification_json, verify
 from harness import (
     QUICK_GROUP,
@@ -261,6 +265,30 @@ async def test_a_report_whose_figures_cannot_be_written_ends_and_the_next_has_th
     await counted.probe.allow_again(changelog, WRITE)
     totals = await has_counted_all(counted, await start_report(counted))
     assert totals["chain"]["state"] == "verified"
+
+
+async def test_nothing_is_written_behind_a_write_that_failed(make_site: SiteFactory) -> None:
+    # Checked: a head is written though its windows were not, where the producer is not idempotent.
+    site = await make_site("behind")
+    topic = f"{site.config.group}-small"
+    new = NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "10000"})
+    await site.probe.admin.create_topics([new])
+    app = faust.App(report_id(site.config))
+    transport = CommittedTransport(app, kafka_settings(site.config.kafka))
+    producer = transport.create_producer()
+    await producer.start()
+    try:
+        await (await producer.send(topic, b"0/head", b"first", 0, None, None))
+        too_long = os.urandom(20_000)
+        window = await producer.send(topic, b"0/day/0", too_long, 0, None, None)
+        head = await producer.send(topic, b"0/head", b"second", 0, None, None)
+        with pytest.raises(MessageSizeTooLargeError):
+            await window
+        with pytest.raises(OutOfOrderSequenceNumber):
+            await head
+    finally:
+        await producer.stop()
+    assert [record.value for record in await records_of(site, topic)] == [b"first"]
 
 
 async def test_totals_that_are_larger_than_a_request_are_kept(

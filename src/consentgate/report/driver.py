@@ -229,6 +229,11 @@ class _Producer(faust_aiokafka.Producer):
             "max_request_size": VALUE_BYTES_MAX,
         }
 
+    def _settings_extra(self) -> Mapping[str, Any]:
+        # Behind a write that failed the broker takes none that was sent already, so no head comes
+        # without its windows. It cannot tell where that was the first one of this process.
+        return {"acks": "all", "enable_idempotence": True}
+
 
 class CommittedTransport(faust_aiokafka.Transport):
     """Kafka with the configuration's own settings of the client, for security too."""
