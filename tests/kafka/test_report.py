@@ -1,21 +1,26 @@
 """The transparency report beside a broker: its figures are those of `verify`, come what may."""
 
 import json
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.admin import NewTopic
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
 
 from consentgate.core.histogram import bucket
 from consentgate.core.ledger import BatchFacts, Chain, read_entry, write_entry
 from consentgate.core.model import Reason, decision
-from consentgate.errors import EXIT_INTERNAL
+from consentgate.errors import EXIT_CONFIG, EXIT_INTERNAL
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
+from consentgate.report.driver import CommittedTransport
+from consentgate.report.topics import report_id
 from consentgate.tools.verify import verification_json, verify
 from harness import (
     QUICK_GROUP,
@@ -260,6 +265,135 @@ async def test_a_report_whose_figures_cannot_be_written_ends_and_the_next_has_th
     await counted.probe.allow_again(changelog, WRITE)
     totals = await has_counted_all(counted, await start_report(counted))
     assert totals["chain"]["state"] == "verified"
+
+
+async def test_nothing_is_written_behind_a_write_that_failed(make_site: SiteFactory) -> None:
+    # Checked: a head is written though its windows were not, where the producer is not idempotent.
+    site = await make_site("behind")
+    topic = f"{site.config.group}-small"
+    new = NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "10000"})
+    await site.probe.admin.create_topics([new])
+    app = faust.App(report_id(site.config))
+    transport = CommittedTransport(app, kafka_settings(site.config.kafka))
+    producer = transport.create_producer()
+    await producer.start()
+    try:
+        await (await producer.send(topic, b"0/head", b"first", 0, None, None))
+        too_long = os.urandom(20_000)
+        window = await producer.send(topic, b"0/day/0", too_long, 0, None, None)
+        head = await producer.send(topic, b"0/head", b"second", 0, None, None)
+        with pytest.raises(MessageSizeTooLargeError):
+            await window
+        with pytest.raises(OutOfOrderSequenceNumber):
+            await head
+    finally:
+        await producer.stop()
+    assert [record.value for record in await records_of(site, topic)] == [b"first"]
+
+
+async def test_totals_that_are_larger_than_a_request_are_kept(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: ends at each start where a value may not be longer than a request usually is, or is
+    # not compressed.
+    topics, chain = counted.config.topics, Chain(counted.config.group, counted.content, 0)
+    last = read_entry((await records_of(counted, topics.decisions))[-1].value)
+    previous, first = last.hash, last.source.last + 1
+    made = []
+    for number in range(first, first + 30):
+        policy = f"{'long' * 7_500}-{number}@0123456789ab"
+        opted_in = [decision(Reason.OPTED_IN, "*")]
+        facts = BatchFacts(number, number, last.decided_at, {0: 1}, policy, [number], opted_in)
+        entry = write_entry(chain, facts, previous)
+        previous = entry.hash
+        made.append(Sent(entry.key, entry.value))
+    await counted.feed.many(topics.decisions, made)
+
+    async def has_counted(report: WorkerProcess) -> bool:
+        assert report.running, report.errors()
+        totals = await told(report, "/api/totals")
+        return bool(totals) and len(totals["policies"]) == 31
+
+    report = await start_report(counted)
+    await until(lambda: has_counted(report), "all policies are counted", 60)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+    again = await start_report(counted)
+    await until(lambda: has_counted(again), "they were kept", 60)
+    await until(lambda: again.logged("counting"), "it counts on")
+    assert 0 not in {e["offset"] for e in again.logged("counting")}
+
+
+@pytest.mark.parametrize("role", ["decisions", "retractions"])
+async def test_a_topic_made_anew_under_old_figures_ends_the_report(
+    counted: Site, start_report: StartReport, role: str
+) -> None:
+    # Checked: says "verified" and passes over what is new where `_has_sought` asks for no ends.
+    topic = getattr(counted.config.topics, role)
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+    await make_anew(counted, topic)
+    again = await start_report(counted)
+    assert await again.wait() == EXIT_CONFIG, again.errors()
+    group = counted.config.group
+    assert f"error: topic {topic}, partition 0: it goes on with offset 0, but" in again.errors()
+    assert (
+        f"delete the topics {group}-report-ledger-changelog and "
+        f"{group}-report-retractions-changelog, and start again"
+    ) in again.errors()
+
+
+async def test_a_ledger_made_anew_while_the_report_runs_ends_it(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: goes on with what comes behind the old offsets where `_getmany` looks at none. It
+    # stands still meanwhile, or it could notice that the topic was missing, and begin anew.
+    topic = counted.config.topics.decisions
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    kept = await records_of(counted, topic)
+    report.signal(signal.SIGSTOP)
+    await make_anew(counted, topic)
+    await counted.feed.many(topic, [Sent(record.key, record.value) for record in kept])
+    report.signal(signal.SIGCONT)
+    assert await report.wait() == EXIT_CONFIG, report.errors()
+
+
+async def make_anew(site: Site, topic: str) -> None:
+    """Delete a topic of one partition and create it again."""
+    await site.probe.admin.delete_topics([topic])
+
+    async def created() -> bool:
+        (error,) = (await site.probe.admin.create_topics([NewTopic(topic, 1, 1)])).topic_errors
+        return not error[1]
+
+    async def described() -> bool:
+        (found,) = await site.probe.admin.describe_topics([topic])
+        return not found["error_code"]
+
+    await until(created, "the topic is made anew")
+    await until(described, "the new topic is known")
+
+
+async def test_what_an_open_transaction_hides_makes_no_topic_anew(
+    counted: Site, start_report: StartReport
+) -> None:
+    topic = counted.config.topics.decisions
+    report = await start_report(counted)
+    await has_counted_all(counted, report)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+    async with AIOKafkaProducer(
+        bootstrap_servers=counted.kafka.bootstrap_servers, transactional_id=f"open-{topic}"
+    ) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"{}", b"somebody", partition=0)
+        again = await start_report(counted)
+        await until(lambda: again.logged("counting"), "it goes on", 60)
+        await producer.commit_transaction()
+        await has_counted_all(counted, again)
 
 
 async def records_of(site: Site, topic: str) -> list[Any]:

@@ -16,6 +16,7 @@ from consentgate.core.policy import EVERYWHERE_ELSE, Policy, Rule, utc_text
 from consentgate.core.timeline import courses
 from consentgate.report.figures import (
     SIZES_MS,
+    TIME_MS_END,
     Counted,
     Head,
     Key,
@@ -86,11 +87,13 @@ class Held(Generic[_Head, _Window]):
                 self.heads[key.partition] = head
                 self._tell(key.partition, head.at)
 
-    def windows(self, size: Size) -> dict[int, list[_Window]]:
-        """The windows of one size that are kept, by their beginnings, in the order of time."""
+    def windows(self, size: Size, begin_ms: range) -> dict[int, list[_Window]]:
+        """The windows of one size that are kept and begin in this range, by their beginnings."""
         found: dict[int, list[_Window]] = defaultdict(list)
-        for key, window in sorted(self._windows.items(), key=lambda each: each[0].start_ms):
-            if key.size == size and not is_expired(key, self.newest_ms):
+        newest_ms = self.newest_ms
+        for key, window in self._windows.items():
+            wanted = key.size == size and key.start_ms in begin_ms
+            if wanted and not is_expired(key, newest_ms):
                 found[key.start_ms].append(window)
         return found
 
@@ -202,8 +205,7 @@ class Answers:
                     "outcomes": _rows(outcomes),
                     "withdrawals": _withdrawals_json(withdrawals),
                 }
-                for start_ms, outcomes, withdrawals in self._merged(size)
-                if from_ms <= start_ms < until_ms
+                for start_ms, outcomes, withdrawals in self._merged(size, range(from_ms, until_ms))
             ],
         }
 
@@ -216,7 +218,7 @@ class Answers:
             time = utc_text(position["ledger_time_ms"])
             place = [position["partition"], position["ledger_offset"], time, position["hash"]]
             rows.writerow(["position", *[""] * 6, *place])
-        for start_ms, outcomes, _ in self._merged(size):
+        for start_ms, outcomes, _ in self._merged(size, range(TIME_MS_END)):
             for row in _rows(outcomes):
                 told = [row[name] for name in ("jurisdiction", "reason", "verdict", "policy")]
                 cells = [utc_text(start_ms), *map(_no_formula, told), row["count"]]
@@ -286,9 +288,10 @@ class Answers:
             )
         return listed
 
-    def _merged(self, size: Size) -> Iterator[tuple[int, Outcomes, Withdrawals]]:
-        """Each window with what all partitions have counted in it, in the order of time."""
-        decided, retracted = self._ledger.windows(size), self._retractions.windows(size)
+    def _merged(self, size: Size, begin_ms: range) -> Iterator[tuple[int, Outcomes, Withdrawals]]:
+        """Each window in a range with what all partitions have counted in it, in order of time."""
+        decided = self._ledger.windows(size, begin_ms)
+        retracted = self._retractions.windows(size, begin_ms)
         for start_ms in sorted({*decided, *retracted}):
             outcomes: Outcomes = {}
             withdrawals = Withdrawals()

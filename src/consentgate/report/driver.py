@@ -1,6 +1,6 @@
 """Faust's transport and tables, for readers of committed records that count each of them once.
 
-Four things are other than Faust has them:
+Five things are other than Faust has them:
 
 - Readers read committed records. Faust's own do so only in its exactly-once mode.
 - After a rebalance a partition is read on from the head in the table, not from the offset that the
@@ -11,6 +11,8 @@ Four things are other than Faust has them:
   and comes back may have written it.
 - A write to the changelog that fails ends the application. Faust logs it and goes on: the windows
   would never have what the head, written later, says that they have counted.
+- A source that was made anew ends the application. Its offsets begin again, and those up to the
+  head of the old one would be passed over.
 """
 
 import asyncio
@@ -19,19 +21,23 @@ from typing import Any, cast
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaTimeoutError
 from faust import App, Table
 from faust.stores.memory import Store
 from faust.transport.drivers import aiokafka as faust_aiokafka
 from faust.types import TP, FutureMessage
 from yarl import URL
 
+from consentgate.errors import ConfigError
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.report.figures import Key, counted_up_to
 
 log = structlog.get_logger("consentgate.report")
 
 RECOVERY_CHECK_SECONDS = 0.1
+
+VALUE_BYTES_MAX = 16 << 20
+"""How long a value may be before it is compressed; the topic's `max.message.bytes` is of after."""
 
 REBALANCE_MS_MAX = 60_000
 """How long a rebalance may take; Faust lets its agents finish what they are at."""
@@ -142,6 +148,11 @@ class _Consumer(faust_aiokafka.Consumer):
                 return {}
         fetched = await super()._getmany(active, timeout)
         if self._sought_generation == generation == self.app.consumer_generation_id:
+            for place, found in fetched.items():
+                counted = self._counted(place)
+                if found and found[0].offset < counted:
+                    await self._refuse_made_anew(place, found[0].offset, counted)
+                    return {}
             return fetched
         # It is from before a rebalance, or will be sought again before the next fetch.
         return {place: found for place, found in fetched.items() if place.topic not in tables}
@@ -157,14 +168,21 @@ class _Consumer(faust_aiokafka.Consumer):
         if self.app.rebalancing or recovered != {generation}:
             return False
         offsets = {
-            place: self._tables[place.topic].next_offset(place.partition)
+            place: self._counted(place)
             for place in self.assignment()
             if place.topic in self._tables
         }
         self._sought_generation = generation
         try:
+            # They are the ends of what is committed, as is all that was counted: what an open
+            # transaction still hides lies behind both.
+            for place, end in (await self._thread.highwaters(*offsets)).items():
+                if end < offsets[place]:
+                    await self._refuse_made_anew(place, end, offsets[place])
+                    return False
             await self._thread.seek_wait(offsets)
-        except IllegalStateError:  # A partition was taken away meanwhile.
+        except (IllegalStateError, KafkaTimeoutError):
+            # A partition was taken away meanwhile, or no broker says where it ends.
             self._sought_generation = None
             return False
         for place, offset in offsets.items():
@@ -173,6 +191,22 @@ class _Consumer(faust_aiokafka.Consumer):
             # What lies below is not waited for before an offset is committed.
             self._committed_offset[place] = offset
         return self._sought_generation == generation
+
+    def _counted(self, place: TP) -> int:
+        """The offset up to which a source was counted; 0 of a changelog."""
+        table = self._tables.get(place.topic)
+        return 0 if table is None else table.next_offset(place.partition)
+
+    async def _refuse_made_anew(self, place: TP, offset: int, counted: int) -> None:
+        """End the application: this offset can only come again in another topic."""
+        changelogs = sorted(table.changelog_topic_name for table in self._tables.values())
+        refused = ConfigError(
+            f"topic {place.topic}, partition {place.partition}: it goes on with offset {offset}, "
+            f"but the report has counted up to {counted}, so it was made anew or cut off; end all "
+            f"reports, delete the topics {' and '.join(changelogs)}, and start again: the report "
+            "counts from the beginning then"
+        )
+        await self.app.crash(refused)
 
     @property
     def is_counting(self) -> bool:
@@ -188,8 +222,17 @@ class _Consumer(faust_aiokafka.Consumer):
 class _Producer(faust_aiokafka.Producer):
     def _settings_auth(self) -> Mapping[str, Any]:
         settings: KafkaSettings = cast(Any, self.transport).settings
-        compression = settings.producer.get("compression_type")
-        return {**settings.client, "compression_type": compression}
+        return {
+            **settings.client,
+            # The totals are one value, and grow with each policy.
+            "compression_type": settings.producer.get("compression_type", "gzip"),
+            "max_request_size": VALUE_BYTES_MAX,
+        }
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        # Behind a write that failed the broker takes none that was sent already, so no head comes
+        # without its windows. It cannot tell where that was the first one of this process.
+        return {"acks": "all", "enable_idempotence": True}
 
 
 class CommittedTransport(faust_aiokafka.Transport):

@@ -25,11 +25,13 @@ SIZES_MS: dict[Size, int] = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_
 KEPT_MS: dict[Size, int] = {"minute": 2 * 86_400_000, "hour": 90 * 86_400_000}
 """How long windows are kept, by the time of the newest record; those of days for ever."""
 
+TIME_MS_END = 253_402_300_800_000
+"""The calendar's end, 10000-01-01; what lies behind it cannot be told as a date."""
+
 PROBLEMS_MAX = 20
 """How many problems of a ledger partition are told; all are counted."""
 
 _REASONS = frozenset(map(str, Reason))
-_TIME_MS_END = 253_402_300_800_000  # The calendar's: 10000-01-01.
 _OFFSET_END = 2**63
 
 Table = Mapping[bytes, bytes]
@@ -124,8 +126,8 @@ class Retraction(msgspec.Struct):
 
     consent: str
     before: str
-    at: Annotated[int, msgspec.Meta(ge=0, lt=_TIME_MS_END)]
-    changed_at: Annotated[int, msgspec.Meta(ge=-1, lt=_TIME_MS_END)] | None = None
+    at: Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_END)]
+    changed_at: Annotated[int, msgspec.Meta(ge=-1, lt=TIME_MS_END)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +334,7 @@ def _readable(source: Source, chain: int, value: bytes | None) -> LedgerRecord |
     fits = (
         (entry.group, told.topic, told.partition) == (source.group, source.topic, chain)
         and 0 <= told.first <= told.last + 1 <= _OFFSET_END
-        and 0 <= entry.decided_at < _TIME_MS_END
+        and 0 <= entry.decided_at < TIME_MS_END
         and all(number >= 0 for number in numbers)
         and sum(numbers) <= told.last + 1 - told.first
         and reasons <= _REASONS
@@ -361,7 +363,8 @@ def _follow(head: LedgerHead, chain: int, record: Arrived, entry: LedgerRecord, 
             )
     head.links[chain] = Link(
         at=record.offset,
-        time_ms=record.time_ms,
+        # It is only told, and so must be one that can be told: copied records may have any time.
+        time_ms=min(max(0, record.time_ms), TIME_MS_END - 1),
         hash=entry.hash,
         next=entry.source.last + 1,
         entries=1 + (0 if last is None else last.entries),

@@ -10,10 +10,8 @@ from aiohttp import web
 from consentgate.errors import ConfigError
 from consentgate.pages import FRESH_HEADERS, add_page
 from consentgate.report.answers import Answers, BadRange
-from consentgate.report.figures import SIZES_MS, Size
+from consentgate.report.figures import SIZES_MS, TIME_MS_END, Size
 from consentgate.web import OK, Health, health_of, listen
-
-_TIME_MS_MAX = 253_402_300_800_000
 
 
 def make_http(answers: Answers, health: Health) -> web.Application:
@@ -103,7 +101,7 @@ def _time_ms(request: web.Request, name: str) -> int | None:
     text = request.query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) < _TIME_MS_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) < TIME_MS_END):
         raise _refusal(web.HTTPBadRequest, f"{name} must be a time in epoch milliseconds")
     return int(text)
 

@@ -12,7 +12,7 @@ import faust
 import structlog
 
 from consentgate.config import Config
-from consentgate.errors import ClientBroken
+from consentgate.errors import ClientBroken, ConfigError
 from consentgate.kafka.cluster import Cluster
 from consentgate.kafka.reader import follow_topics
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
@@ -20,7 +20,7 @@ from consentgate.report.answers import Answers, ConfiguredPolicy
 from consentgate.report.app import make_app
 from consentgate.report.driver import CommittedTransport
 from consentgate.report.http import make_http, serve
-from consentgate.report.topics import Changelog, prepare_changelogs
+from consentgate.report.topics import Changelog, changelog_topics, prepare_changelogs
 from consentgate.signals import ending_signals
 from consentgate.web import OK
 
@@ -69,13 +69,14 @@ class Report:
     async def _work(self) -> None:
         """Count and answer until cancelled, and put everything away then."""
         async with AsyncExitStack() as stack:
-            changelogs = await self._prepare()
-            topics = [changelog.topic for changelog in changelogs]
+            topics = list(changelog_topics(self._config).values())
             self._answers = Answers(self._configured, topics)
             host = self._config.http.host
             http = make_http(self._answers, self._health)
+            # Before a broker is awaited: who asks meanwhile is to be told that it lives.
             runner, port = await serve(http, host, self._port)
             stack.push_async_callback(runner.cleanup)
+            changelogs = await self._prepare()
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self._app = make_app(self._config, self._settings, changelogs, directory)
             log.info("started", http=f"http://{host}:{port}")
@@ -129,6 +130,8 @@ async def _count(app: faust.App) -> None:
     """Run the application, which ends by itself only where it fails."""
     await app.start()
     await app.wait_until_stopped()
+    if isinstance(app.crash_reason, ConfigError):
+        raise app.crash_reason
     raise ClientBroken(
         f"Faust has ended ({app.crash_reason!r}); start the report again, it goes on where it was"
     ) from app.crash_reason

@@ -34,6 +34,11 @@ def report_id(config: Config) -> str:
     return f"{config.group}-report"
 
 
+def changelog_topics(config: Config) -> dict[str, str]:
+    """Table to its changelog: that of the ledger, and then that of the retractions."""
+    return {table: f"{report_id(config)}-{table}-changelog" for table in ("ledger", "retractions")}
+
+
 async def prepare_changelogs(config: Config, cluster: Cluster) -> tuple[Changelog, Changelog]:
     """The changelogs of the ledger and of the retractions; those that are missing are made.
 
@@ -44,7 +49,7 @@ async def prepare_changelogs(config: Config, cluster: Cluster) -> tuple[Changelo
         GroupAuthorizationFailedError: if it may not join the report's group.
     """
     sources = {"ledger": config.topics.decisions, "retractions": config.topics.retractions}
-    names = {table: f"{report_id(config)}-{table}-changelog" for table in sources}
+    names = changelog_topics(config)
     counts = await cluster.partition_counts([*sources.values(), *names.values()])
     if missing := [topic for topic in sources.values() if topic not in counts]:
         raise ConfigError(f"{missing_topics_text(missing)}. {CREATE_TOPICS}")

@@ -3,6 +3,7 @@
 The worker's ends as early.
 """
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,36 @@ def test_a_signal_ends_a_report_that_waits_for_a_broker(
             with connection:
                 process.send_signal(number)
                 assert process.wait(10) == status
+
+
+def test_a_report_that_waits_for_a_broker_lives_and_is_not_ready(tmp_path: Path) -> None:
+    # Checked: nobody answers for a minute where `Report._work` serves after `_prepare`.
+    config = tmp_path / "consentgate.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        config.write_text(f"kafka: {{bootstrap.servers: '127.0.0.1:{silent.getsockname()[1]}'}}\n")
+        with begun(config, "report", "--port", str(port)):
+            connection, _ = silent.accept()
+            with connection:
+                assert ask(port, "/livez")[0] == HTTPStatus.OK
+                assert ask(port, "/readyz")[0] == HTTPStatus.SERVICE_UNAVAILABLE
+                status, body = ask(port, "/api/totals")
+                assert status == HTTPStatus.SERVICE_UNAVAILABLE
+                assert json.loads(body) == {"error": "the figures are still being read"}
+                assert ask(port, "/")[0] == HTTPStatus.OK
+
+
+def ask(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a page of the report."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
 
 
 @SIGNALS

@@ -20,6 +20,7 @@ from consentgate.report.answers import (
 )
 from consentgate.report.figures import (
     KEPT_MS,
+    TIME_MS_END,
     Key,
     Writes,
     counted_up_to,
@@ -205,6 +206,13 @@ def test_windows_from_a_time_to_before_another() -> None:
     assert [place["ledger_offset"] for place in answer["through"]] == [4]
 
 
+def test_only_what_was_asked_for_is_gathered() -> None:
+    # Checked: each request merges all windows that there are where the range is applied behind it.
+    held = spread(*[NOW_MS + number * 60_000 for number in range(100)])._ledger
+    found = held.windows("minute", range(NOW_MS, NOW_MS + 120_000))
+    assert list(found) == [NOW_MS, NOW_MS + 60_000]
+
+
 def test_an_answer_is_bounded() -> None:
     answers, reach_ms = spread(NOW_MS, NOW_MS + WINDOWS_MAX * 60_000), WINDOWS_MAX * 60_000
     assert starts(answers, "minute", None, None) == [NOW_MS + reach_ms]
@@ -291,6 +299,17 @@ def test_the_csv_has_the_positions_and_each_outcome() -> None:
     assert {row["window_start"] for row in outcomes} == {"2024-09-20T00:00:00.000Z"}
     assert sum(int(row["count"]) for row in outcomes) == 6
     assert {row["verdict"] for row in outcomes} == {"forward", "withhold", "quarantine"}
+
+
+@pytest.mark.parametrize("time_ms", [TIME_MS_END, 2**62, -(2**62)])
+def test_a_record_of_no_time_on_any_calendar_has_its_line(time_ms: int) -> None:
+    # Checked: the CSV fails for ever.
+    made = ledger(0)
+    copied = [record._replace(time_ms=time_ms) for record in made.arrived]
+    answers = answers_of((0, fold_ledger(SOURCE, {}, 0, copied)))
+    position, *_ = rows_of(answers.outcomes_csv("day"))
+    assert position["ledger_time"] in ("1970-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z")
+    assert answers.totals(NOW_MS)["chain"]["state"] == "verified"
 
 
 def test_no_cell_is_a_formula() -> None:
