@@ -220,7 +220,118 @@ async def test_figures_that_cannot_be_had_are_said_to_be_missing(
         )
         await page.page.get_by_text("Load again").click()
         await page.says("#state", "could not be loaded")
-        assert "The answer was 503: still being read." in await page.text("#detail")
+        assert await page.text("#detail") == (
+            "The answer was 503: still being read. What is below is of 21 Sept 2024, 12:00:04 UTC, "
+            "and may no longer hold. Asking again."
+        )
+        await page.page.locator("body.is-stale #tiles").wait_for()
+        assert await page.violations() == []
+        await page.page.unroute("**/api/windows*")
+        await page.says("#state", "The ledger holds together")
+        await page.page.locator("body:not(.is-stale)").wait_for()
+
+
+async def test_the_report_goes_on_by_itself_and_leaves_what_somebody_is_at(
+    browser: Browser,
+) -> None:
+    totals, windows = reported.answers()
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        await page.page.select_option("#jurisdiction", "GB")
+        figure = page.page.locator("#places figure")
+        await figure.get_by_text("Show as a table").click()
+        await figure.locator(".scroll").evaluate("each => each.scrollTo(0, 300)")
+        await basis_of(page, "withdrawals")
+        await figure.locator("summary").focus()
+        await page.page.evaluate("scrollTo(0, 700)")
+        place = "[scrollY, document.documentElement.scrollHeight]"
+        before = await page.page.evaluate(place)
+        totals["through"][0]["ledger_offset"] += 1
+        totals["outcomes"].append({**totals["outcomes"][0], "jurisdiction": "GB", "count": 10**9})
+        await page.says("#tiles", "1B")
+        assert await page.page.input_value("#jurisdiction") == "GB"
+        assert await figure.locator("details").get_attribute("open") is not None
+        assert await figure.locator(".scroll").evaluate("each => each.scrollTop") == 300
+        assert await page.page.locator("#withdrawals-basis table").count() == 1
+        assert await page.page.evaluate("document.activeElement.closest('#places') !== null")
+        assert await page.page.evaluate(place) == before
+        assert page.troubles == []
+
+
+async def test_the_report_is_neither_drawn_nor_announced_where_nothing_is_new(
+    browser: Browser,
+) -> None:
+    totals, windows = reported.answers()
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        await page.page.evaluate(
+            """() => {
+                const observer = new MutationObserver(() => { window.announced = true; });
+                const options = { subtree: true, childList: true, characterData: true };
+                observer.observe(document.querySelector("[role=status]"), options);
+                document.querySelector("#time figure").id = "drawn-before";
+            }"""
+        )
+        totals["generated_at_ms"] += 60_000
+        await page.says("#heard", "Told 21 Sept 2024, 12:01:04 UTC")
+        assert await page.page.locator("#drawn-before").count() == 1
+        # The moment of a change comes without a record.
+        totals["policies"][0]["timeline"][0]["at_ms"] = totals["generated_at_ms"] + 1
+        await page.says("#changes", "still to come")
+        totals["chain"]["entries"] += 1
+        totals["through"][0]["ledger_offset"] += 1
+        await page.says("#detail", "48,214 entries checked")
+        assert await page.page.evaluate("window.announced") is None
+
+
+async def test_the_report_waits_for_figures_that_are_still_read(
+    browser: Browser, report_url: str
+) -> None:
+    async with opened(browser, "about:blank") as page:
+        refusal = {"error": "the figures are still being read"}
+        await page.page.route("**/api/*", lambda route: route.fulfill(status=503, json=refusal))
+        await page.page.goto(report_url)
+        await page.says("#detail", "still being read. Asking again.")
+        await page.page.unroute("**/api/*")
+        await page.says("#state", "The ledger holds together")
+
+
+async def test_the_report_asks_once_at_a_time_and_only_where_somebody_looks(
+    browser: Browser, report_url: str
+) -> None:
+    async with opened(browser, "about:blank") as page:
+        await page.page.clock.install()
+        await page.page.goto(report_url)
+        await page.says("#state", "The ledger holds together")
+        await page.page.evaluate(
+            """() => {
+                window.look = (hidden) => {
+                    const seen = { get: () => hidden, configurable: true };
+                    Object.defineProperty(document, "hidden", seen);
+                    document.dispatchEvent(new Event("visibilitychange"));
+                };
+                const answered = window.fetch;
+                const held = new Promise((release) => { window.release = release; });
+                window.asked = 0;
+                window.fetch = (...all) => {
+                    window.asked += 1;
+                    return held.then(() => answered(...all));
+                };
+            }"""
+        )
+        await page.page.evaluate("look(true)")
+        await page.page.clock.run_for(60_000)
+        assert await page.page.evaluate("asked") == 0
+        await page.page.evaluate("look(false)")
+        await page.page.evaluate("look(false)")
+        await page.page.get_by_text("Load again").click()
+        await page.page.clock.run_for(6_000)
+        assert await page.page.evaluate("asked") == 1
+        await page.page.evaluate("release()")
+        await page.page.locator("#figures:not([aria-busy])").wait_for()
+        assert await page.page.evaluate("asked") == 2  # The windows, too, for the button.
+        await page.page.clock.run_for(5_000)
+        assert await page.page.evaluate("asked") == 3
 
 
 async def test_what_others_have_named_is_text_on_the_report(browser: Browser) -> None:

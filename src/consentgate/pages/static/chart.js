@@ -46,6 +46,8 @@ const TABLE_ROWS_MAX = 200;
  */
 export function figure(chart, ...above) {
   const plotted = h("div", { class: "plot", role: "img" });
+  // Before it is drawn it takes the same room, so that nothing below moves.
+  plotted.style.minHeight = `${heightPx(chart)}px`;
   const keys = legend(chart);
   /** @type {Data} */
   let data = { xs: [], ys: chart.series.map(() => []) };

@@ -1,7 +1,7 @@
 /** The report page: what the ledger comes to, by jurisdiction, reason and time. */
 
 import { figure, preparePrinting } from "./chart.js";
-import { byId, details, h, setFacts, setText, setTiles, table } from "./dom.js";
+import { byId, details, h, keeping, setFacts, setText, setTiles, table } from "./dom.js";
 import { getJson } from "./fetching.js";
 import { count, counted, moment, percent, short, shortHash, span } from "./format.js";
 import { BASES, REASONS, VERDICTS, place } from "./words.js";
@@ -33,6 +33,8 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
 /** What is asked for; it stands in the URL, but for a `size` that nobody has chosen. @typedef {{size: string, jurisdiction: string, from: string, until: string}} Filters */
 
 const DAY_MS = 86_400_000;
+const FOLLOW_MS = 5_000;
+const FAILED_MS_MAX = 30_000;
 const REASONS_MAX = 5;
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3], [5, 5], [1, 5]];
 const PLACES_MAX = 12;
@@ -51,21 +53,34 @@ let charts = [];
 
 /** Answers to later questions count, those to earlier ones do not. */
 let question = 0;
+/** The filters for which an answer is awaited, as they stand in the URL. @type {string | null} */
+let awaited = null;
+/** For which filters and up to which positions figures are drawn. */
+let drawn = "";
+/** When the figures that are shown were last told. @type {number | null} */
+let toldMs = null;
+let failures = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
 
 function start() {
   showFilters(filters());
   byId("filters").addEventListener("change", () => {
     keepFilters();
-    void load();
+    ask();
   });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("reload").addEventListener("click", () => void load());
+  byId("reload").addEventListener("click", ask);
   addEventListener("popstate", () => {
     showFilters(filters());
-    void load();
+    ask();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) clearTimeout(timer);
+    else if (awaited === null) void load();
   });
   preparePrinting();
-  void load();
+  ask();
 }
 
 /** @returns {Filters} */
@@ -98,9 +113,13 @@ function showFilters(asked) {
 /** @param {string[]} labels @param {string} chosen */
 function showJurisdictions(labels, chosen) {
   const all = labels.includes(chosen) || chosen === "" ? labels : [chosen, ...labels];
-  const options = all.map((each) => h("option", { value: each }, place(each)));
-  byId("jurisdiction").replaceChildren(h("option", { value: "" }, "all"), ...options);
-  input("jurisdiction").value = chosen;
+  const select = /** @type {HTMLSelectElement} */ (byId("jurisdiction"));
+  // A list that somebody has open is not to be taken from under the pointer.
+  if ([...select.options].map(({ value }) => value).join("\n") !== ["", ...all].join("\n")) {
+    const options = all.map((each) => h("option", { value: each }, place(each)));
+    select.replaceChildren(h("option", { value: "" }, "all"), ...options);
+  }
+  select.value = chosen;
 }
 
 /** Put the filters into the URL, so that it leads others to what is seen here. */
@@ -120,20 +139,60 @@ function windowsUrl({ size, from, until }) {
   return `api/windows?${query}`;
 }
 
-async function load() {
-  const own = ++question;
-  const asked = filters();
-  say("wait", "Loading the figures", "");
+/** Load what somebody has asked for, and draw it whatever is drawn. */
+function ask() {
+  drawn = "";
   byId("figures").setAttribute("aria-busy", "true");
+  if (awaited !== location.search) void load();
+}
+
+/** Load the figures, now and then again, and draw them where they go further than what is drawn. */
+async function load() {
+  clearTimeout(timer);
+  const own = ++question;
+  awaited = location.search;
   try {
-    const report = await getJson("api/totals");
-    const sized = { ...asked, size: asked.size === "" ? sizeFor(report) : asked.size };
-    const windows = await getJson(windowsUrl(sized));
-    if (own === question) show(report, windows, sized);
+    await loadOnce(own, filters());
+    if (own === question) failures = 0;
   } catch (error) {
-    if (own === question) say("bad", "The figures could not be loaded", `${error instanceof Error ? error.message : error} What is below, if anything, is what was loaded before.`);
+    if (own !== question) return;
+    failures += 1;
+    sayFailed(error instanceof Error ? error.message : String(error));
   }
-  if (own === question) byId("figures").removeAttribute("aria-busy");
+  if (own !== question) return;
+  awaited = null;
+  document.body.classList.toggle("is-stale", failures > 0 && toldMs !== null);
+  byId("figures").removeAttribute("aria-busy");
+  // Who does not look asks nothing, until the page is looked at again.
+  if (!document.hidden) timer = setTimeout(load, Math.min(FOLLOW_MS * 2 ** Math.max(0, failures - 1), FAILED_MS_MAX));
+}
+
+/** @param {number} own @param {Filters} asked */
+async function loadOnce(own, asked) {
+  /** @type {Report} */
+  const report = await getJson("api/totals");
+  const sized = { ...asked, size: asked.size === "" ? sizeFor(report) : asked.size };
+  const found = keyOf(report, sized);
+  const windows = found === drawn ? null : await getJson(windowsUrl(sized));
+  if (own !== question) return;
+  if (windows !== null) {
+    keeping(byId("shown"), () => show(report, windows, sized));
+    drawn = found;
+  }
+  toldMs = report.generated_at_ms;
+  sayChain(report);
+}
+
+/** What figures are drawn from; a change of the policy comes without a record, too. @param {Report} report @param {Filters} asked */
+function keyOf({ through, retractions_through, policies, generated_at_ms }, asked) {
+  const toCome = changes(policies).filter((each) => each.at_ms > generated_at_ms).length;
+  return JSON.stringify([asked, through, retractions_through, toCome]);
+}
+
+/** @param {string} why */
+function sayFailed(why) {
+  const shown = toldMs === null ? "" : ` What is below is of ${moment(toldMs)}, and may no longer hold.`;
+  say("bad", "The figures could not be loaded", `${why}${shown} Asking again.`);
 }
 
 /** @param {string} kind @param {string} text @param {string} detail */
@@ -152,7 +211,6 @@ function show(report, answer, asked) {
   byId("csv").setAttribute("href", `api/outcomes.csv?size=${asked.size}`);
   byId("windows").setAttribute("href", windowsUrl(asked));
   showJurisdictions(jurisdictions(report.outcomes, report.policies), asked.jurisdiction);
-  sayChain(report);
   byId("shown").hidden = false;
   showTotals(report, asked);
   showTime(report, answer, asked);
@@ -169,7 +227,7 @@ function sayChain({ chain, through, generated_at_ms }) {
   setText(byId("heard"), `Told ${moment(generated_at_ms)}${upTo}`);
   if (through.length === 0) return say("wait", "The ledger is empty", "Nothing has been decided yet.");
   if (chain.state === "broken") return say("bad", "The ledger does not hold together", "An entry was changed, taken out or added. The problems are listed under The ledger; do not rely on the figures.");
-  if (chain.state === "verified") return say("good", `The ledger holds together: ${counted(chain.entries, "entry", "entries")} checked`, "");
+  if (chain.state === "verified") return say("good", "The ledger holds together", `${counted(chain.entries, "entry", "entries")} checked.`);
   return say("wait", "The ledger could not be checked from its first entry", chain.problems.join("; "));
 }
 
@@ -378,13 +436,12 @@ function showWithdrawals({ withdrawals, retractions_through }, answer) {
 }
 
 /** @param {Report} report */
-function showLedger({ chain, policies, through, generated_at_ms }) {
+function showLedger({ chain, policies, through }) {
   /** @type {Record<string, string>} */
   const states = { verified: "verified: every entry follows from the one before", broken: "broken", unknown: "not checked from its first entry" };
   setFacts(byId("chain"), [
     ["Chain of hashes", states[chain.state] ?? chain.state],
     ["Entries", count(chain.entries)],
-    ["Told", moment(generated_at_ms)],
   ]);
   byId("problems").replaceChildren(...chain.problems.map((problem) => h("li", {}, problem)));
   const rows = policies.map(({ name, hash, first_seen_ms }) => [
