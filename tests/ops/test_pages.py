@@ -154,6 +154,21 @@ async def test_a_broken_ledger_is_the_first_that_is_said(browser: Browser) -> No
         assert problem in await page.text("#problems")
 
 
+async def test_figures_that_stand_still_are_said_to(browser: Browser) -> None:
+    totals, windows = reported.answers()
+    totals["counting"] = "Kafka has not answered for 12 s"
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await page.says("#state", "The figures stand still")
+        assert await page.text("#detail") == (
+            "What is decided now is not counted: Kafka has not answered for 12 s. What is below "
+            "holds up to the entry of 21 Sept 2024, 11:59:59 UTC."
+        )
+        await page.page.locator("#banner.wait").wait_for()
+        assert await page.violations() == []
+        totals["counting"] = "ok"
+        await page.says("#state", "The ledger holds together")
+
+
 async def test_an_empty_ledger_is_no_error(browser: Browser) -> None:
     totals, windows = reported.answers()
     totals |= {"through": [], "retractions_through": [], "outcomes": [], "policies": []}

@@ -130,6 +130,8 @@ class Answers:
         """`topics`: the changelogs of the two tables, of the ledger and of the retractions."""
         self.are_read = False
         """Whether all that was there at the start has been taken in."""
+        self.heard_ms = 0
+        """When Kafka last said that there is no more, or what there is; epoch milliseconds."""
         self._configured = configured
         self._ledger = Held(LedgerHead, LedgerWindow)
         self._retractions = Held(RetractionHead, RetractionWindow)

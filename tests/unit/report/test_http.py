@@ -23,7 +23,7 @@ def answers() -> Answers:
 @pytest.fixture
 async def client(answers: Answers) -> AsyncIterator[TestClient]:
     health = {"figures": "ok"}
-    async with TestClient(TestServer(make_http(answers, lambda: health))) as client:
+    async with TestClient(TestServer(make_http(answers, lambda: health, lambda: "ok"))) as client:
         yield client
 
 
@@ -92,18 +92,21 @@ async def test_half_of_the_figures_are_not_told(
 
 
 async def test_what_is_not_well_is_not_ready(answers: Answers) -> None:
-    http = make_http(answers, lambda: {"figures": "ok", "counting": "recovering"})
+    http = make_http(
+        answers, lambda: {"figures": "ok", "counting": "recovering"}, lambda: "recovering"
+    )
     async with TestClient(TestServer(http)) as client:
         response = await client.get("/readyz")
         assert response.status == 503
         assert (await response.json())["components"]["counting"] == "recovering"
         assert (await client.get("/livez")).status == 200
+        assert (await (await client.get("/api/totals")).json())["counting"] == "recovering"
 
 
 async def test_a_port_that_is_taken_is_refused(answers: Answers) -> None:
-    runner, port = await serve(make_http(answers, dict), "127.0.0.1", 0)
+    runner, port = await serve(make_http(answers, dict, str), "127.0.0.1", 0)
     try:
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
-            await serve(make_http(answers, dict), "127.0.0.1", port)
+            await serve(make_http(answers, dict, str), "127.0.0.1", port)
     finally:
         await runner.cleanup()

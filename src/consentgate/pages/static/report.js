@@ -21,6 +21,7 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
  * @property {number} generated_at_ms
  * @property {Position[]} through
  * @property {RetractionPosition[]} retractions_through
+ * @property {string} counting
  * @property {Totals} totals
  * @property {Outcome[]} outcomes
  * @property {import("./windows.js").Withdrawals} withdrawals
@@ -221,10 +222,11 @@ function show(report, answer, asked) {
 }
 
 /** @param {Report} report */
-function sayChain({ chain, through, generated_at_ms }) {
+function sayChain({ chain, through, generated_at_ms, counting }) {
   const newest_ms = Math.max(...through.map((each) => each.ledger_time_ms));
   const upTo = through.length === 0 ? "" : `, up to the entry of ${moment(newest_ms)}`;
   setText(byId("heard"), `Told ${moment(generated_at_ms)}${upTo}`);
+  if (counting !== "ok" && chain.state !== "broken") return say("wait", "The figures stand still", `What is decided now is not counted: ${counting}. What is below holds${upTo === "" ? "" : upTo.slice(1)}.`);
   if (through.length === 0) return say("wait", "The ledger is empty", "Nothing has been decided yet.");
   if (chain.state === "broken") return say("bad", "The ledger does not hold together", "An entry was changed, taken out or added. The problems are listed under The ledger; do not rely on the figures.");
   if (chain.state === "verified") return say("good", "The ledger holds together", `${counted(chain.entries, "entry", "entries")} checked.`);
