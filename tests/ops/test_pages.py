@@ -181,6 +181,10 @@ async def test_an_empty_ledger_is_no_error(browser: Browser) -> None:
     async with report_site(totals, windows) as url, opened(browser, url) as page:
         await page.says("#state", "The ledger is empty")
         assert "Nothing was decided in this time." in await page.text("#time-lead")
+        outcomes = await page.text("#outcomes")
+        assert outcomes == "All outcomes since the ledger began: nothing yet."
+        assert await page.page.locator("table:visible").count() == 0
+        assert await page.violations() == []
         assert page.troubles == []
 
 

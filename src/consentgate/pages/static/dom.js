@@ -79,8 +79,8 @@ export function setText(element, text) {
 
 /**
  * A table in a frame that scrolls where the table is too wide. `columns` that begin with `#` hold
- * numbers.
- * @param {string} caption
+ * numbers. Where there are no rows, a sentence stands in its place.
+ * @param {string} caption What is in it; no two tables of a page have the same.
  * @param {string[]} columns
  * @param {Cell[][]} [rows]
  * @returns {{element: HTMLElement, setRows: (rows: Cell[][]) => void}}
@@ -91,13 +91,15 @@ export function table(caption, columns, rows = []) {
     h("th", { scope: "col", class: numeric[i] ? "number" : "" }, name.replace(/^#/, "")),
   );
   const body = h("tbody");
-  const element = h(
-    "div",
-    { class: "scroll", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body),
-  );
+  const filled = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
+  const empty = h("p", { class: "empty" }, `${caption}: nothing yet.`);
+  const element = h("div", { class: "scroll", role: "region", "aria-label": caption }, filled, empty);
   focusableWhereItScrolls.observe(element);
-  const setRows = (/** @type {Cell[][]} */ next) => fill(body, numeric, next);
+  const setRows = (/** @type {Cell[][]} */ next) => {
+    filled.hidden = next.length === 0;
+    empty.hidden = next.length > 0;
+    fill(body, numeric, next);
+  };
   setRows(rows);
   return { element, setRows };
 }
