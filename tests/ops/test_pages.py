@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +429,53 @@ async def nothing_was_injected(page: Opened) -> None:
         }"""
     )
     assert refused
+
+
+async def test_parts_of_the_report_are_headed_in_order_and_named_apart(
+    browser: Browser, report_url: str
+) -> None:
+    async with opened(browser, report_url) as page:
+        await loaded(page)
+        await parts_can_be_told(page)
+
+
+async def parts_can_be_told(page: Opened) -> None:
+    """Whoever hears the page goes by its headings and the names of its regions."""
+    levels = await page.headings()
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+    regions = await page.regions()
+    assert len(regions) > 5
+    assert [name for name, number in Counter(regions).items() if number > 1] == []
+
+
+async def test_where_few_are_counted_the_axis_has_whole_numbers(browser: Browser) -> None:
+    totals, windows = reported.answers()
+    for window in windows["windows"]:
+        window["outcomes"] = [{**window["outcomes"][0], "count": 2}]
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        await ticks_are_whole(page, "#time")
+
+
+async def test_where_few_wait_the_axis_of_the_lag_has_whole_numbers(browser: Browser) -> None:
+    shown = status_of_somebody_hostile()
+    sample = {"forwarded": 3, "withheld": 0, "quarantined": 0, "consent_staleness_seconds": 0.1}
+    times = (shown["now_ms"] - 4_000, shown["now_ms"] - 2_000)
+    shown["samples"] = [{"at_ms": at_ms, "lag_records": 7, **sample} for at_ms in times]
+    server = HttpServer(CollectorRegistry(), dict, dict, lambda _: shown)
+    port = await server.start("127.0.0.1", 0)
+    async with opened(browser, f"http://127.0.0.1:{port}/") as page:
+        await page.page.locator("#delays canvas").first.wait_for()
+        await parts_can_be_told(page)
+        await ticks_are_whole(page, "#delays figure:first-child")
+    await server.stop()
+
+
+async def ticks_are_whole(page: Opened, selector: str) -> None:
+    ticks = [text for text in await page.drawn(selector) if re.fullmatch(r"[\d.,]+", text)]
+    assert len(ticks) > 1
+    assert all(re.fullmatch(r"\d+", text) for text in ticks), ticks
 
 
 @pytest.mark.parametrize(("scheme", "width"), VIEWS)

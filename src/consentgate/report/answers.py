@@ -192,7 +192,7 @@ class Answers:
         if until_ms - from_ms > WINDOWS_MAX * length_ms:
             raise BadRange(
                 f"from_ms and until_ms may be {WINDOWS_MAX:,} windows apart at the most, which is "
-                f"{WINDOWS_MAX * length_ms} ms; ask in parts, or for larger windows"
+                f"{_in_words(WINDOWS_MAX * length_ms)}; ask in parts, or for larger windows"
             )
         return {
             "size_ms": length_ms,
@@ -349,6 +349,11 @@ def _withdrawals_json(withdrawals: Withdrawals) -> dict[str, Any]:
         "effect_ms": {"p50": percentile(50), "p95": percentile(95), "max": longest_ms},
         "retracted_records": withdrawals.records,
     }
+
+
+def _in_words(span_ms: int) -> str:
+    hours = span_ms / SIZES_MS["hour"]
+    return f"{hours:,g} hours" if hours < 48 else f"{hours / 24:,g} days"
 
 
 def _no_formula(cell: str) -> str:

@@ -69,7 +69,15 @@ async def test_the_csv_is_a_download(client: TestClient) -> None:
         ("/api/windows?size=day&from_ms=999999999999999", "from_ms must be a time in epoch"),
         ("/api/windows?size=day&from_ms=%C2%B2", "from_ms must be a time in epoch milliseconds"),
         ("/api/windows?size=day&from_ms=2&until_ms=1", "from_ms must not be after until_ms"),
-        ("/api/windows?size=minute&from_ms=0&until_ms=90000001", "1,500 windows apart"),
+        ("/api/windows?size=minute&from_ms=0&until_ms=90000001", "at the most, which is 25 hours;"),
+        (
+            "/api/windows?size=hour&from_ms=0&until_ms=5400000001",
+            "at the most, which is 62.5 days;",
+        ),
+        (
+            "/api/windows?size=day&from_ms=0&until_ms=129600000001",
+            "which is 1,500 days; ask in parts",
+        ),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_in_words(

@@ -257,7 +257,7 @@ function showTotals({ outcomes, withdrawals, through, retractions_through }, ask
     ["Quarantined", short(quarantined), `${percent(quarantined, all)} of what came in`],
     ["Withdrawals", short(withdrawals.count), withdrawals.effect_ms.p50 === null ? "in all jurisdictions" : `in all jurisdictions, in effect after ${span(withdrawals.effect_ms.p50)} (median)`],
   ]);
-  computedFrom("totals-basis", positionTable(through), retractionTable(retractions_through));
+  computedFrom("totals-basis", positionTable("Totals", through), retractionTable("Withdrawals in all", retractions_through));
 }
 
 /** Say on which positions a part of the page rests. @param {string} id @param {...HTMLElement} tables */
@@ -269,18 +269,18 @@ function computedFrom(id, ...tables) {
 /** Each once, where two answers name the same. @template T @param {T[]} positions @returns {T[]} */
 const distinct = (positions) => [...new Map(positions.map((each) => [JSON.stringify(each), each])).values()];
 
-/** @param {Position[]} through */
-function positionTable(through) {
+/** @param {string} what @param {Position[]} through */
+function positionTable(what, through) {
   const rows = through.map((each) => [
     String(each.partition), count(each.ledger_offset), moment(each.ledger_time_ms), each.hash,
   ]);
-  return table("Up to and with these ledger entries", ["input partition", "#ledger offset", "written", "hash"], rows).element;
+  return table(`${what}: up to and with these ledger entries`, ["input partition", "#ledger offset", "written", "hash"], rows).element;
 }
 
-/** @param {RetractionPosition[]} through */
-function retractionTable(through) {
+/** @param {string} what @param {RetractionPosition[]} through */
+function retractionTable(what, through) {
   const rows = through.map((each) => [String(each.partition), count(each.offset)]);
-  return table("Withdrawals: up to and with these retractions", ["partition of the retractions", "#offset"], rows).element;
+  return table(`${what}: up to and with these retractions`, ["partition of the retractions", "#offset"], rows).element;
 }
 
 /** Draw a chart of windows. @param {import("./chart.js").Chart} chart @param {Windows} answer @param {(window: Window) => (number | null)[]} pick @param {string} inWords @param {{empty?: number | null, above?: Node[]}} [more] */
@@ -303,7 +303,7 @@ function showTime({ policies, generated_at_ms }, answer, asked) {
   const strip = range === null ? [] : [courses(policies, asked, range)];
   byId("time").replaceChildren(
     windowed(
-      { title: `Records per ${asked.size}, below the policy in force`, series: VERDICT_SERIES, format: count, axis: short, stacked: true, heightPx: 260 },
+      { title: `Records per ${asked.size}, below the policy in force`, series: VERDICT_SERIES, format: count, whole: true, axis: short, stacked: true, heightPx: 260 },
       answer, (window) => byVerdict(window.outcomes, fits), `${inWords}.`, { above: strip },
     ),
   );
@@ -313,7 +313,7 @@ function showTime({ policies, generated_at_ms }, answer, asked) {
     ...changesBeside(policies).filter(concerns).map((each) => changeItem(each, ", in the configured policy, of which it is not known that it decided")),
   ];
   byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed));
-  computedFrom("time-basis", positionTable(answer.through));
+  computedFrom("time-basis", positionTable("Over time", answer.through));
 }
 
 /** @param {import("./windows.js").Change} change @param {string} more */
@@ -351,7 +351,7 @@ function showPlaces({ policies }, answer, asked) {
   const labels = byCount(inWindows, (each) => each.jurisdiction);
   const more = labels.length > PLACES_MAX ? [h("p", { class: "empty" }, `And ${labels.length - PLACES_MAX} with fewer records: choose one above.`)] : [];
   byId("places").replaceChildren(...labels.slice(0, PLACES_MAX).map((label) => placeFigure(label, policies, answer)), ...more);
-  computedFrom("places-basis", positionTable(answer.through));
+  computedFrom("places-basis", positionTable("By jurisdiction", answer.through));
 }
 
 /** @param {string} label @param {import("./windows.js").Policy[]} policies @param {Windows} answer */
@@ -372,6 +372,7 @@ function placeFigure(label, policies, answer) {
         { name: "forwarded", color: "--forward", pattern: "plain" },
       ],
       format: count,
+      whole: true,
       axis: short,
       marks: () => marks,
     },
@@ -393,10 +394,10 @@ function showReasons({ outcomes, through }, answer, asked) {
   ];
   const inWords = shown.map((reason) => `${reason}: ${count(sum(inWindows, (each) => each.reason === reason))}`).join(", ");
   byId("reasons").replaceChildren(
-    windowed({ title: `What was not forwarded, per ${asked.size}`, series: [...series, ...others], format: count, axis: short }, answer, pick, `${inWords}.`),
+    windowed({ title: `What was not forwarded, per ${asked.size}`, series: [...series, ...others], format: count, whole: true, axis: short }, answer, pick, `${inWords}.`),
   );
   byId("outcomes").replaceChildren(outcomeTable(outcomes.filter(fitting(asked))));
-  computedFrom("reasons-basis", positionTable(distinct([...through, ...answer.through])));
+  computedFrom("reasons-basis", positionTable("By reason", distinct([...through, ...answer.through])));
 }
 
 /** @param {Outcome[]} outcomes */
@@ -426,7 +427,7 @@ function showWithdrawals({ withdrawals, retractions_through }, answer) {
     ["Retracted", short(retracted_records), "retractions sent"],
   ]);
   const numbers = windowed(
-    { title: "Withdrawals and retractions", series: [{ name: "withdrawals", color: "--quarantine", pattern: "dotted" }, { name: "retracted", color: "--plain", dash: [3, 3] }], format: count, axis: short },
+    { title: "Withdrawals and retractions", series: [{ name: "withdrawals", color: "--quarantine", pattern: "dotted" }, { name: "retracted", color: "--plain", dash: [3, 3] }], format: count, whole: true, axis: short },
     answer, (window) => [window.withdrawals.count, window.withdrawals.retracted_records], `${count(number)} withdrawals, ${count(retracted_records)} retractions.`,
   );
   const effects = windowed(
@@ -434,7 +435,7 @@ function showWithdrawals({ withdrawals, retractions_through }, answer) {
     answer, ({ withdrawals: { effect_ms: effect } }) => [effect.p50, effect.max], `Median ${span(effect_ms.p50)}, at most ${span(effect_ms.max)}.`, { empty: null },
   );
   byId("withdrawals").replaceChildren(numbers, effects);
-  computedFrom("withdrawals-basis", retractionTable(distinct([...retractions_through, ...answer.retractions_through])));
+  computedFrom("withdrawals-basis", retractionTable("Withdrawals", distinct([...retractions_through, ...answer.retractions_through])));
 }
 
 /** @param {Report} report */
@@ -450,7 +451,7 @@ function showLedger({ chain, policies, through }) {
     name, hash === null ? "not known here" : shortHash(hash), first_seen_ms !== null ? moment(first_seen_ms) : hash === null ? "not known here" : "not yet",
   ]);
   byId("policies").replaceChildren(table("Policies that decided, and the configured one", ["policy", "hash", "first seen"], rows).element);
-  byId("positions").replaceChildren(positionTable(through));
+  byId("positions").replaceChildren(positionTable("The ledger", through));
 }
 
 start();
