@@ -259,6 +259,7 @@ async def test_the_report_goes_on_by_itself_and_leaves_what_somebody_is_at(
     async with report_site(totals, windows) as url, opened(browser, url) as page:
         await loaded(page)
         await page.page.select_option("#jurisdiction", "GB")
+        await page.says("#totals-lead", "Only GB")
         figure = page.page.locator("#places figure")
         await figure.get_by_text("Show as a table").click()
         await figure.locator(".scroll").evaluate("each => each.scrollTo(0, 300)")
