@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -21,10 +22,13 @@ from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.report.driver import CommittedTransport
 from consentgate.report.topics import report_id
+from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.verify import verification_json, verify
 from harness import (
     QUICK_GROUP,
     WRITE,
+    Feed,
+    Probe,
     Sent,
     Site,
     SiteFactory,
@@ -394,6 +398,34 @@ async def test_what_an_open_transaction_hides_makes_no_topic_anew(
         await until(lambda: again.logged("counting"), "it goes on", 60)
         await producer.commit_transaction()
         await has_counted_all(counted, again)
+
+
+async def test_figures_that_stand_still_are_told_as_such_until_kafka_answers_again(
+    start_report: StartReport, tmp_path: Path
+) -> None:
+    with EmbeddedKafka() as kafka:
+        async with Probe(kafka) as probe, Feed(kafka) as feed:
+            site = await SiteFactory(kafka, probe, feed, tmp_path)("still", partitions=2)
+            report = await start_report(site)
+
+            async def counting() -> str:
+                told_now = await told(report, "/api/totals")
+                return str(told_now.get("counting", "being read"))
+
+            async def is_counting() -> bool:
+                return await counting() == "ok"
+
+            async def stands_still() -> bool:
+                return (await counting()).startswith("Kafka has not answered for 1")
+
+            await until(is_counting, "the report counts")
+            kafka.suspend()
+            await until(stands_still, "that Kafka is silent is told")
+            # What was read can still be looked at.
+            assert (await report.get("/readyz"))[0] == 200
+            kafka.resume()
+            await until(is_counting, "the report counts again")
+            await report.end()
 
 
 async def records_of(site: Site, topic: str) -> list[Any]:

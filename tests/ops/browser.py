@@ -59,6 +59,41 @@ class Opened:
         """Wait until an element holds a text."""
         await self.page.locator(selector).filter(has_text=text).first.wait_for()
 
+    async def headings(self) -> list[int]:
+        """The levels of the headings, in their order."""
+        levels = "all => all.filter(each => each.checkVisibility()).map(each => +each.tagName[1])"
+        found: list[int] = await self.page.locator("h1, h2, h3, h4").evaluate_all(levels)
+        return found
+
+    async def regions(self) -> list[str]:
+        """The names of the regions, with all open that can be opened."""
+        await self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        await self.page.locator("details:not(:has(> div > *))").wait_for(state="detached")
+        named = """all => all.filter(each => each.checkVisibility()).map(each => each.ariaLabel
+            ?? document.getElementById(each.getAttribute("aria-labelledby")).innerText)"""
+        found: list[str] = await self.page.locator("section, [role=region]").evaluate_all(named)
+        return found
+
+    async def drawn(self, selector: str) -> list[str]:
+        """The texts in a chart's canvas, when it is drawn once more."""
+        await self.page.evaluate(
+            """() => {
+                const prototype = CanvasRenderingContext2D.prototype;
+                const { fillText } = prototype;
+                window.drawn = [];
+                prototype.fillText = function (text, ...rest) {
+                    window.drawn.push([this.canvas, text]);
+                    return fillText.call(this, text, ...rest);
+                };
+                dispatchEvent(new Event("look"));
+            }"""
+        )
+        texts = "(one) => drawn.filter(([canvas]) => canvas === one).map(([, text]) => text)"
+        canvas = self.page.locator(f"{selector} canvas")
+        while not (found := await canvas.evaluate(texts)):
+            await self.page.wait_for_timeout(50)
+        return list(found)
+
     async def violations(self) -> list[str]:
         """What axe-core finds that is serious or critical."""
         # Not as a script of the page: its policy lets none in that the page does not bring along.

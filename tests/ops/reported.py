@@ -38,6 +38,7 @@ def answers(
         "generated_at_ms": START_MS + HOURS * HOUR_MS + 4_000,
         "through": through,
         "retractions_through": retractions_through,
+        "counting": "ok",
         "totals": {
             "in": by_verdict.total(),
             "forwarded": by_verdict["forward"],

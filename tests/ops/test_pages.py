@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,21 @@ async def test_a_broken_ledger_is_the_first_that_is_said(browser: Browser) -> No
         assert problem in await page.text("#problems")
 
 
+async def test_figures_that_stand_still_are_said_to(browser: Browser) -> None:
+    totals, windows = reported.answers()
+    totals["counting"] = "Kafka has not answered for 12 s"
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await page.says("#state", "The figures stand still")
+        assert await page.text("#detail") == (
+            "What is decided now is not counted: Kafka has not answered for 12 s. What is below "
+            "holds up to the entry of 21 Sept 2024, 11:59:59 UTC."
+        )
+        await page.page.locator("#banner.wait").wait_for()
+        assert await page.violations() == []
+        totals["counting"] = "ok"
+        await page.says("#state", "The ledger holds together")
+
+
 async def test_an_empty_ledger_is_no_error(browser: Browser) -> None:
     totals, windows = reported.answers()
     totals |= {"through": [], "retractions_through": [], "outcomes": [], "policies": []}
@@ -166,6 +183,10 @@ async def test_an_empty_ledger_is_no_error(browser: Browser) -> None:
     async with report_site(totals, windows) as url, opened(browser, url) as page:
         await page.says("#state", "The ledger is empty")
         assert "Nothing was decided in this time." in await page.text("#time-lead")
+        outcomes = await page.text("#outcomes")
+        assert outcomes == "All outcomes since the ledger began: nothing yet."
+        assert await page.page.locator("table:visible").count() == 0
+        assert await page.violations() == []
         assert page.troubles == []
 
 
@@ -220,7 +241,119 @@ async def test_figures_that_cannot_be_had_are_said_to_be_missing(
         )
         await page.page.get_by_text("Load again").click()
         await page.says("#state", "could not be loaded")
-        assert "The answer was 503: still being read." in await page.text("#detail")
+        assert await page.text("#detail") == (
+            "The answer was 503: still being read. What is below is of 21 Sept 2024, 12:00:04 UTC, "
+            "and may no longer hold. Asking again."
+        )
+        await page.page.locator("body.is-stale #tiles").wait_for()
+        assert await page.violations() == []
+        await page.page.unroute("**/api/windows*")
+        await page.says("#state", "The ledger holds together")
+        await page.page.locator("body:not(.is-stale)").wait_for()
+
+
+async def test_the_report_goes_on_by_itself_and_leaves_what_somebody_is_at(
+    browser: Browser,
+) -> None:
+    totals, windows = reported.answers()
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        await page.page.select_option("#jurisdiction", "GB")
+        await page.says("#totals-lead", "Only GB")
+        figure = page.page.locator("#places figure")
+        await figure.get_by_text("Show as a table").click()
+        await figure.locator(".scroll").evaluate("each => each.scrollTo(0, 300)")
+        await basis_of(page, "withdrawals")
+        await figure.locator("summary").focus()
+        await page.page.evaluate("scrollTo(0, 700)")
+        place = "[scrollY, document.documentElement.scrollHeight]"
+        before = await page.page.evaluate(place)
+        totals["through"][0]["ledger_offset"] += 1
+        totals["outcomes"].append({**totals["outcomes"][0], "jurisdiction": "GB", "count": 10**9})
+        await page.says("#tiles", "1B")
+        assert await page.page.input_value("#jurisdiction") == "GB"
+        assert await figure.locator("details").get_attribute("open") is not None
+        assert await figure.locator(".scroll").evaluate("each => each.scrollTop") == 300
+        assert await page.page.locator("#withdrawals-basis table").count() == 1
+        assert await page.page.evaluate("document.activeElement.closest('#places') !== null")
+        assert await page.page.evaluate(place) == before
+        assert page.troubles == []
+
+
+async def test_the_report_is_neither_drawn_nor_announced_where_nothing_is_new(
+    browser: Browser,
+) -> None:
+    totals, windows = reported.answers()
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        await page.page.evaluate(
+            """() => {
+                const observer = new MutationObserver(() => { window.announced = true; });
+                const options = { subtree: true, childList: true, characterData: true };
+                observer.observe(document.querySelector("[role=status]"), options);
+                document.querySelector("#time figure").id = "drawn-before";
+            }"""
+        )
+        totals["generated_at_ms"] += 60_000
+        await page.says("#heard", "Told 21 Sept 2024, 12:01:04 UTC")
+        assert await page.page.locator("#drawn-before").count() == 1
+        # The moment of a change comes without a record.
+        totals["policies"][0]["timeline"][0]["at_ms"] = totals["generated_at_ms"] + 1
+        await page.says("#changes", "still to come")
+        totals["chain"]["entries"] += 1
+        totals["through"][0]["ledger_offset"] += 1
+        await page.says("#detail", "48,214 entries checked")
+        assert await page.page.evaluate("window.announced") is None
+
+
+async def test_the_report_waits_for_figures_that_are_still_read(
+    browser: Browser, report_url: str
+) -> None:
+    async with opened(browser, "about:blank") as page:
+        refusal = {"error": "the figures are still being read"}
+        await page.page.route("**/api/*", lambda route: route.fulfill(status=503, json=refusal))
+        await page.page.goto(report_url)
+        await page.says("#detail", "still being read. Asking again.")
+        await page.page.unroute("**/api/*")
+        await page.says("#state", "The ledger holds together")
+
+
+async def test_the_report_asks_once_at_a_time_and_only_where_somebody_looks(
+    browser: Browser, report_url: str
+) -> None:
+    async with opened(browser, "about:blank") as page:
+        await page.page.clock.install()
+        await page.page.goto(report_url)
+        await page.says("#state", "The ledger holds together")
+        await page.page.evaluate(
+            """() => {
+                window.look = (hidden) => {
+                    const seen = { get: () => hidden, configurable: true };
+                    Object.defineProperty(document, "hidden", seen);
+                    document.dispatchEvent(new Event("visibilitychange"));
+                };
+                const answered = window.fetch;
+                const held = new Promise((release) => { window.release = release; });
+                window.asked = 0;
+                window.fetch = (...all) => {
+                    window.asked += 1;
+                    return held.then(() => answered(...all));
+                };
+            }"""
+        )
+        await page.page.evaluate("look(true)")
+        await page.page.clock.run_for(60_000)
+        assert await page.page.evaluate("asked") == 0
+        await page.page.evaluate("look(false)")
+        await page.page.evaluate("look(false)")
+        await page.page.get_by_text("Load again").click()
+        await page.page.clock.run_for(6_000)
+        assert await page.page.evaluate("asked") == 1
+        await page.page.evaluate("release()")
+        await page.page.locator("#figures:not([aria-busy])").wait_for()
+        assert await page.page.evaluate("asked") == 2  # The windows, too, for the button.
+        await page.page.clock.run_for(5_000)
+        assert await page.page.evaluate("asked") == 3
 
 
 async def test_what_others_have_named_is_text_on_the_report(browser: Browser) -> None:
@@ -297,6 +430,53 @@ async def nothing_was_injected(page: Opened) -> None:
         }"""
     )
     assert refused
+
+
+async def test_parts_of_the_report_are_headed_in_order_and_named_apart(
+    browser: Browser, report_url: str
+) -> None:
+    async with opened(browser, report_url) as page:
+        await loaded(page)
+        await parts_can_be_told(page)
+
+
+async def parts_can_be_told(page: Opened) -> None:
+    """Whoever hears the page goes by its headings and the names of its regions."""
+    levels = await page.headings()
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+    regions = await page.regions()
+    assert len(regions) > 5
+    assert [name for name, number in Counter(regions).items() if number > 1] == []
+
+
+async def test_where_few_are_counted_the_axis_has_whole_numbers(browser: Browser) -> None:
+    totals, windows = reported.answers()
+    for window in windows["windows"]:
+        window["outcomes"] = [{**window["outcomes"][0], "count": 2}]
+    async with report_site(totals, windows) as url, opened(browser, url) as page:
+        await loaded(page)
+        await ticks_are_whole(page, "#time")
+
+
+async def test_where_few_wait_the_axis_of_the_lag_has_whole_numbers(browser: Browser) -> None:
+    shown = status_of_somebody_hostile()
+    sample = {"forwarded": 3, "withheld": 0, "quarantined": 0, "consent_staleness_seconds": 0.1}
+    times = (shown["now_ms"] - 4_000, shown["now_ms"] - 2_000)
+    shown["samples"] = [{"at_ms": at_ms, "lag_records": 7, **sample} for at_ms in times]
+    server = HttpServer(CollectorRegistry(), dict, dict, lambda _: shown)
+    port = await server.start("127.0.0.1", 0)
+    async with opened(browser, f"http://127.0.0.1:{port}/") as page:
+        await page.page.locator("#delays canvas").first.wait_for()
+        await parts_can_be_told(page)
+        await ticks_are_whole(page, "#delays figure:first-child")
+    await server.stop()
+
+
+async def ticks_are_whole(page: Opened, selector: str) -> None:
+    ticks = [text for text in await page.drawn(selector) if re.fullmatch(r"[\d.,]+", text)]
+    assert len(ticks) > 1
+    assert all(re.fullmatch(r"\d+", text) for text in ticks), ticks
 
 
 @pytest.mark.parametrize(("scheme", "width"), VIEWS)

@@ -282,8 +282,8 @@ def _open_pages(console: Console, demo: Demo, stack: contextlib.ExitStack) -> No
     seconds = (demo.suspension_ms - _now_ms()) / 1000
     console.print(
         f"\nFollow it in a browser:\n  status page of the enforcer  http://127.0.0.1:{demo.port}/"
-        f"\n  transparency report          {report}\n\nThe first goes on by itself, the "
-        f"second shows more when it is loaded again.\n\nThe United Kingdom is suspended at "
+        f"\n  transparency report          {report}\n\nNo page needs to "
+        f"be loaded again.\n\nThe United Kingdom is suspended at "
         f"{_clock(demo.suspension_ms)[:8]} UTC, in {seconds:.0f} s. {WITHDRAWS} withdraws within "
         "the minute after.\n",
         soft_wrap=True,

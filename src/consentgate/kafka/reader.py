@@ -1,5 +1,6 @@
 """Reading ranges and whole topics, committed records only, for what looks back."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -55,11 +56,12 @@ async def follow_topic(settings: KafkaSettings, topic: str) -> AsyncGenerator[An
 
 async def follow_topics(
     settings: KafkaSettings, partitions: Mapping[str, int]
-) -> AsyncGenerator[tuple[list[Any], bool], None]:
+) -> AsyncGenerator[tuple[list[Any], bool, int], None]:
     """All records of some topics (name to number of partitions), then each as soon as it is there.
 
-    They come in runs, in the order of each partition; beside each whether all that was there at the
-    beginning has come. Never ends by itself.
+    They come in runs, in the order of each partition, several a second, empty ones among them.
+    Beside each run: whether all that was there at the beginning has come, and when a broker last
+    answered for each of the partitions (epoch milliseconds). Never ends by itself.
     """
     places = [TopicPartition(topic, p) for topic, count in partitions.items() for p in range(count)]
     async with AIOKafkaConsumer(
@@ -74,12 +76,14 @@ async def follow_topics(
         ends = await consumer.end_offsets(places)
         await consumer.seek_to_beginning(*places)
         behind = set(places)
+        begun_ms = time.time_ns() // 1_000_000
         while True:
             fetched = await consumer.getmany(timeout_ms=200)
             for place in list(behind):
                 if await consumer.position(place) >= ends[place]:
                     behind.remove(place)
-            yield [record for run in fetched.values() for record in run], not behind
+            heard_ms = min(consumer.last_poll_timestamp(each) or begun_ms for each in places)
+            yield [record for run in fetched.values() for record in run], not behind, heard_ms
 
 
 async def count_offsets(settings: KafkaSettings, topic: str, partitions: Iterable[int]) -> int:

@@ -133,6 +133,8 @@ class Answers:
         """`topics`: the changelogs of the two tables, of the ledger and of the retractions."""
         self.are_read = False
         """Whether all that was there at the start has been taken in."""
+        self.heard_ms = 0
+        """When Kafka last said that there is no more, or what there is; epoch milliseconds."""
         self._configured = configured
         self._ledger = Held(LedgerHead, LedgerWindow)
         self._retractions = Held(RetractionHead, RetractionWindow)
@@ -193,7 +195,7 @@ class Answers:
         if until_ms - from_ms > WINDOWS_MAX * length_ms:
             raise BadRange(
                 f"from_ms and until_ms may be {WINDOWS_MAX:,} windows apart at the most, which is "
-                f"{WINDOWS_MAX * length_ms} ms; ask in parts, or for larger windows"
+                f"{_in_words(WINDOWS_MAX * length_ms)}; ask in parts, or for larger windows"
             )
         return {
             "size_ms": length_ms,
@@ -350,6 +352,11 @@ def _withdrawals_json(withdrawals: Withdrawals) -> dict[str, Any]:
         "effect_ms": {"p50": percentile(50), "p95": percentile(95), "max": longest_ms},
         "retracted_records": withdrawals.records,
     }
+
+
+def _in_words(span_ms: int) -> str:
+    hours = span_ms / SIZES_MS["hour"]
+    return f"{hours:,g} hours" if hours < 48 else f"{hours / 24:,g} days"
 
 
 def _no_formula(cell: str) -> str:

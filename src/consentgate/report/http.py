@@ -1,7 +1,7 @@
 """The report's page and its HTTP API."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -14,9 +14,12 @@ from consentgate.report.figures import SIZES_MS, TIME_MS_END, Size
 from consentgate.web import OK, Health, health_of, listen
 
 
-def make_http(answers: Answers, health: Health) -> web.Application:
-    """The page, and the API over these answers that it shows, as soon as all is well once."""
-    api = _Api(answers, health)
+def make_http(answers: Answers, health: Health, counting: Callable[[], str]) -> web.Application:
+    """The page, and the API over these answers that it shows, as soon as all is well once.
+
+    `counting`: `ok` where what is decided now comes into the figures, else why it does not.
+    """
+    api = _Api(answers, health, counting)
     app = web.Application()
     app.router.add_get("/livez", api.live)
     app.router.add_get("/readyz", api.ready)
@@ -43,9 +46,10 @@ async def serve(app: web.Application, host: str, port: int) -> tuple[web.AppRunn
 
 
 class _Api:
-    def __init__(self, answers: Answers, health: Health) -> None:
+    def __init__(self, answers: Answers, health: Health, counting: Callable[[], str]) -> None:
         self._answers = answers
         self._health = health
+        self._counting = counting
 
     async def live(self, _: web.Request) -> web.Response:
         """Whether the process answers."""
@@ -59,7 +63,8 @@ class _Api:
     async def totals(self, _: web.Request) -> web.Response:
         """Everything since the beginning."""
         self._refuse_unread()
-        return _json(self._answers.totals(time.time_ns() // 1_000_000))
+        totals = self._answers.totals(time.time_ns() // 1_000_000)
+        return _json({**totals, "counting": self._counting()})
 
     async def windows(self, request: web.Request) -> web.Response:
         """Windows of one size, between two times."""

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -28,6 +29,9 @@ log = structlog.get_logger()
 
 BROKER_SECONDS_MAX = 60.0
 """How long the first answer of a broker is awaited."""
+
+SILENT_SECONDS_MAX = 10.0
+"""How long no answer of Kafka may have come before that is said."""
 
 STOP_SECONDS_MAX = 15.0
 """How long the application may take to end."""
@@ -72,7 +76,7 @@ class Report:
             topics = list(changelog_topics(self._config).values())
             self._answers = Answers(self._configured, topics)
             host = self._config.http.host
-            http = make_http(self._answers, self._health)
+            http = make_http(self._answers, self._health, self._counting)
             # Before a broker is awaited: who asks meanwhile is to be told that it lives.
             runner, port = await serve(http, host, self._port)
             stack.push_async_callback(runner.cleanup)
@@ -115,15 +119,28 @@ class Report:
             "counting": OK if is_counting else "joining the group, or recovering",
         }
 
+    def _counting(self) -> str:
+        """`ok` where what is decided now comes into the figures, else why it does not."""
+        heard_ms = 0 if self._answers is None else self._answers.heard_ms
+        return told_counting(self._health()["counting"], time.time() - heard_ms / 1000)
+
+
+def told_counting(counting: str, silent_seconds: float) -> str:
+    """What is told of the counting when Kafka has last answered so long ago."""
+    if silent_seconds > SILENT_SECONDS_MAX:
+        return f"Kafka has not answered for {silent_seconds:.0f} s"
+    return counting
+
 
 async def _read(settings: KafkaSettings, changelogs: Sequence[Changelog], answers: Answers) -> None:
     """Take in what every process of the report has written, this one too."""
     partitions = {changelog.topic: changelog.partitions for changelog in changelogs}
     async with aclosing(follow_topics(settings, partitions)) as followed:
-        async for records, are_read in followed:
+        async for records, are_read, heard_ms in followed:
             for record in records:
                 answers.apply(record.topic, record.key, record.value)
             answers.are_read |= are_read
+            answers.heard_ms = heard_ms
 
 
 async def _count(app: faust.App) -> None:

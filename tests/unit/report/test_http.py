@@ -23,7 +23,7 @@ def answers() -> Answers:
 @pytest.fixture
 async def client(answers: Answers) -> AsyncIterator[TestClient]:
     health = {"figures": "ok"}
-    async with TestClient(TestServer(make_http(answers, lambda: health))) as client:
+    async with TestClient(TestServer(make_http(answers, lambda: health, lambda: "ok"))) as client:
         yield client
 
 
@@ -69,7 +69,15 @@ async def test_the_csv_is_a_download(client: TestClient) -> None:
         ("/api/windows?size=day&from_ms=999999999999999", "from_ms must be a time in epoch"),
         ("/api/windows?size=day&from_ms=%C2%B2", "from_ms must be a time in epoch milliseconds"),
         ("/api/windows?size=day&from_ms=2&until_ms=1", "from_ms must not be after until_ms"),
-        ("/api/windows?size=minute&from_ms=0&until_ms=90000001", "1,500 windows apart"),
+        ("/api/windows?size=minute&from_ms=0&until_ms=90000001", "at the most, which is 25 hours;"),
+        (
+            "/api/windows?size=hour&from_ms=0&until_ms=5400000001",
+            "at the most, which is 62.5 days;",
+        ),
+        (
+            "/api/windows?size=day&from_ms=0&until_ms=129600000001",
+            "which is 1,500 days; ask in parts",
+        ),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_in_words(
@@ -92,18 +100,21 @@ async def test_half_of_the_figures_are_not_told(
 
 
 async def test_what_is_not_well_is_not_ready(answers: Answers) -> None:
-    http = make_http(answers, lambda: {"figures": "ok", "counting": "recovering"})
+    http = make_http(
+        answers, lambda: {"figures": "ok", "counting": "recovering"}, lambda: "recovering"
+    )
     async with TestClient(TestServer(http)) as client:
         response = await client.get("/readyz")
         assert response.status == 503
         assert (await response.json())["components"]["counting"] == "recovering"
         assert (await client.get("/livez")).status == 200
+        assert (await (await client.get("/api/totals")).json())["counting"] == "recovering"
 
 
 async def test_a_port_that_is_taken_is_refused(answers: Answers) -> None:
-    runner, port = await serve(make_http(answers, dict), "127.0.0.1", 0)
+    runner, port = await serve(make_http(answers, dict, str), "127.0.0.1", 0)
     try:
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
-            await serve(make_http(answers, dict), "127.0.0.1", port)
+            await serve(make_http(answers, dict, str), "127.0.0.1", port)
     finally:
         await runner.cleanup()

@@ -19,6 +19,7 @@ import { clock, moment, tick } from "./format.js";
  * @property {Series[]} series
  * @property {(value: number) => string} format Of values, in the legend and in the table.
  * @property {(value: number) => string} [axis] Of values on the axis; `format` where it is not given.
+ * @property {boolean} [whole] There are no values between whole numbers, and none on the axis.
  * @property {boolean} [stacked] Each series stands on those before it.
  * @property {boolean} [stepped] A value holds until the next one.
  * @property {number} [heightPx]
@@ -39,6 +40,9 @@ const MARGIN_PX = 30;
 
 const TABLE_ROWS_MAX = 200;
 
+/** How far apart whole numbers may be on an axis. */
+const WHOLE_STEPS = Array.from({ length: 15 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
+
 /**
  * A figure with a chart in it. `set` shows data, and says in words what they come to.
  * @param {Chart} chart
@@ -46,6 +50,8 @@ const TABLE_ROWS_MAX = 200;
  */
 export function figure(chart, ...above) {
   const plotted = h("div", { class: "plot", role: "img" });
+  // Before it is drawn it takes the same room, so that nothing below moves.
+  plotted.style.minHeight = `${heightPx(chart)}px`;
   const keys = legend(chart);
   /** @type {Data} */
   let data = { xs: [], ys: chart.series.map(() => []) };
@@ -236,7 +242,7 @@ function options(chart, width, point) {
     bands: chart.stacked ? layers(chart) : [],
     axes: [
       { ...axis, size: 32, space: 70, values: (_, at, __, ___, step) => at.map((ms) => tick(ms, step)) },
-      { ...axis, size: GUTTER_PX, space: 36, values: (_, at) => at.map((y) => format(y)) },
+      { ...axis, ...(chart.whole ? { incrs: WHOLE_STEPS } : {}), size: GUTTER_PX, space: 36, values: (_, at) => at.map((y) => format(y)) },
     ],
     hooks: {
       setCursor: [(u) => point(u.cursor.idx ?? null)],

@@ -79,8 +79,8 @@ export function setText(element, text) {
 
 /**
  * A table in a frame that scrolls where the table is too wide. `columns` that begin with `#` hold
- * numbers.
- * @param {string} caption
+ * numbers. Where there are no rows, a sentence stands in its place.
+ * @param {string} caption What is in it; no two tables of a page have the same.
  * @param {string[]} columns
  * @param {Cell[][]} [rows]
  * @returns {{element: HTMLElement, setRows: (rows: Cell[][]) => void}}
@@ -91,13 +91,15 @@ export function table(caption, columns, rows = []) {
     h("th", { scope: "col", class: numeric[i] ? "number" : "" }, name.replace(/^#/, "")),
   );
   const body = h("tbody");
-  const element = h(
-    "div",
-    { class: "scroll", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body),
-  );
+  const filled = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
+  const empty = h("p", { class: "empty" }, `${caption}: nothing yet.`);
+  const element = h("div", { class: "scroll", role: "region", "aria-label": caption }, filled, empty);
   focusableWhereItScrolls.observe(element);
-  const setRows = (/** @type {Cell[][]} */ next) => fill(body, numeric, next);
+  const setRows = (/** @type {Cell[][]} */ next) => {
+    filled.hidden = next.length === 0;
+    empty.hidden = next.length > 0;
+    fill(body, numeric, next);
+  };
   setRows(rows);
   return { element, setRows };
 }
@@ -167,8 +169,53 @@ export function details(summary, content) {
   const refresh = () => {
     if (element.open) body.replaceChildren(content());
   };
-  element.addEventListener("toggle", refresh);
+  element.addEventListener("toggle", () => {
+    if (!element.open) body.replaceChildren();
+    else if (body.firstChild === null) refresh();
+  });
   return { element, refresh };
+}
+
+/**
+ * Draw a part of the page anew, and leave open what is open, and the focus and what is scrolled
+ * where they are.
+ * @param {HTMLElement} part
+ * @param {() => void} draw
+ */
+export function keeping(part, draw) {
+  const all = () => /** @type {HTMLElement[]} */ ([...part.querySelectorAll("details, summary, .scroll")]);
+  const before = new Map(
+    all().map((each) => [
+      nameOf(each),
+      { open: each.hasAttribute("open"), focused: each === document.activeElement, top: each.scrollTop, left: each.scrollLeft },
+    ]),
+  );
+  const { scrollX, scrollY } = window;
+  draw();
+  for (const each of all()) {
+    if (each instanceof HTMLDetailsElement && before.get(nameOf(each))?.open) {
+      each.open = true;
+      // The browser tells of it later only, when what is in there has lost its place.
+      each.dispatchEvent(new Event("toggle"));
+    }
+  }
+  for (const each of all()) {
+    const was = before.get(nameOf(each));
+    if (was === undefined) continue;
+    if (was.focused) {
+      if (each.matches(".scroll")) each.setAttribute("tabindex", "0");
+      each.focus({ preventScroll: true });
+    }
+    each.scrollTo(was.left, was.top);
+  }
+  scrollTo(scrollX, scrollY);
+}
+
+/** What is the same after it was drawn anew. @param {HTMLElement} element */
+function nameOf(element) {
+  const figure = element.closest("figure")?.querySelector("h3")?.textContent;
+  const own = element.getAttribute("aria-label") ?? element.querySelector("summary")?.textContent ?? element.textContent;
+  return JSON.stringify([element.closest("[id]")?.id, figure, element.tagName, own]);
 }
 
 /**

@@ -1,7 +1,7 @@
 /** The report page: what the ledger comes to, by jurisdiction, reason and time. */
 
 import { figure, preparePrinting } from "./chart.js";
-import { byId, details, h, setFacts, setText, setTiles, table } from "./dom.js";
+import { byId, details, h, keeping, setFacts, setText, setTiles, table } from "./dom.js";
 import { getJson } from "./fetching.js";
 import { count, counted, moment, percent, short, shortHash, span } from "./format.js";
 import { BASES, REASONS, VERDICTS, place } from "./words.js";
@@ -21,6 +21,7 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
  * @property {number} generated_at_ms
  * @property {Position[]} through
  * @property {RetractionPosition[]} retractions_through
+ * @property {string} counting
  * @property {Totals} totals
  * @property {Outcome[]} outcomes
  * @property {import("./windows.js").Withdrawals} withdrawals
@@ -33,6 +34,8 @@ import { byCount, changes, changesBeside, jurisdictions, merged, rangeOf, sizeFo
 /** What is asked for; it stands in the URL, but for a `size` that nobody has chosen. @typedef {{size: string, jurisdiction: string, from: string, until: string}} Filters */
 
 const DAY_MS = 86_400_000;
+const FOLLOW_MS = 5_000;
+const FAILED_MS_MAX = 30_000;
 const REASONS_MAX = 5;
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3], [5, 5], [1, 5]];
 const PLACES_MAX = 12;
@@ -51,21 +54,34 @@ let charts = [];
 
 /** Answers to later questions count, those to earlier ones do not. */
 let question = 0;
+/** The filters for which an answer is awaited, as they stand in the URL. @type {string | null} */
+let awaited = null;
+/** For which filters and up to which positions figures are drawn. */
+let drawn = "";
+/** When the figures that are shown were last told. @type {number | null} */
+let toldMs = null;
+let failures = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
 
 function start() {
   showFilters(filters());
   byId("filters").addEventListener("change", () => {
     keepFilters();
-    void load();
+    ask();
   });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("reload").addEventListener("click", () => void load());
+  byId("reload").addEventListener("click", ask);
   addEventListener("popstate", () => {
     showFilters(filters());
-    void load();
+    ask();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) clearTimeout(timer);
+    else if (awaited === null) void load();
   });
   preparePrinting();
-  void load();
+  ask();
 }
 
 /** @returns {Filters} */
@@ -98,9 +114,13 @@ function showFilters(asked) {
 /** @param {string[]} labels @param {string} chosen */
 function showJurisdictions(labels, chosen) {
   const all = labels.includes(chosen) || chosen === "" ? labels : [chosen, ...labels];
-  const options = all.map((each) => h("option", { value: each }, place(each)));
-  byId("jurisdiction").replaceChildren(h("option", { value: "" }, "all"), ...options);
-  input("jurisdiction").value = chosen;
+  const select = /** @type {HTMLSelectElement} */ (byId("jurisdiction"));
+  // A list that somebody has open is not to be taken from under the pointer.
+  if ([...select.options].map(({ value }) => value).join("\n") !== ["", ...all].join("\n")) {
+    const options = all.map((each) => h("option", { value: each }, place(each)));
+    select.replaceChildren(h("option", { value: "" }, "all"), ...options);
+  }
+  select.value = chosen;
 }
 
 /** Put the filters into the URL, so that it leads others to what is seen here. */
@@ -120,20 +140,60 @@ function windowsUrl({ size, from, until }) {
   return `api/windows?${query}`;
 }
 
-async function load() {
-  const own = ++question;
-  const asked = filters();
-  say("wait", "Loading the figures", "");
+/** Load what somebody has asked for, and draw it whatever is drawn. */
+function ask() {
+  drawn = "";
   byId("figures").setAttribute("aria-busy", "true");
+  if (awaited !== location.search) void load();
+}
+
+/** Load the figures, now and then again, and draw them where they go further than what is drawn. */
+async function load() {
+  clearTimeout(timer);
+  const own = ++question;
+  awaited = location.search;
   try {
-    const report = await getJson("api/totals");
-    const sized = { ...asked, size: asked.size === "" ? sizeFor(report) : asked.size };
-    const windows = await getJson(windowsUrl(sized));
-    if (own === question) show(report, windows, sized);
+    await loadOnce(own, filters());
+    if (own === question) failures = 0;
   } catch (error) {
-    if (own === question) say("bad", "The figures could not be loaded", `${error instanceof Error ? error.message : error} What is below, if anything, is what was loaded before.`);
+    if (own !== question) return;
+    failures += 1;
+    sayFailed(error instanceof Error ? error.message : String(error));
   }
-  if (own === question) byId("figures").removeAttribute("aria-busy");
+  if (own !== question) return;
+  awaited = null;
+  document.body.classList.toggle("is-stale", failures > 0 && toldMs !== null);
+  byId("figures").removeAttribute("aria-busy");
+  // Who does not look asks nothing, until the page is looked at again.
+  if (!document.hidden) timer = setTimeout(load, Math.min(FOLLOW_MS * 2 ** Math.max(0, failures - 1), FAILED_MS_MAX));
+}
+
+/** @param {number} own @param {Filters} asked */
+async function loadOnce(own, asked) {
+  /** @type {Report} */
+  const report = await getJson("api/totals");
+  const sized = { ...asked, size: asked.size === "" ? sizeFor(report) : asked.size };
+  const found = keyOf(report, sized);
+  const windows = found === drawn ? null : await getJson(windowsUrl(sized));
+  if (own !== question) return;
+  if (windows !== null) {
+    keeping(byId("shown"), () => show(report, windows, sized));
+    drawn = found;
+  }
+  toldMs = report.generated_at_ms;
+  sayChain(report);
+}
+
+/** What figures are drawn from; a change of the policy comes without a record, too. @param {Report} report @param {Filters} asked */
+function keyOf({ through, retractions_through, policies, generated_at_ms }, asked) {
+  const toCome = changes(policies).filter((each) => each.at_ms > generated_at_ms).length;
+  return JSON.stringify([asked, through, retractions_through, toCome]);
+}
+
+/** @param {string} why */
+function sayFailed(why) {
+  const shown = toldMs === null ? "" : ` What is below is of ${moment(toldMs)}, and may no longer hold.`;
+  say("bad", "The figures could not be loaded", `${why}${shown} Asking again.`);
 }
 
 /** @param {string} kind @param {string} text @param {string} detail */
@@ -152,7 +212,6 @@ function show(report, answer, asked) {
   byId("csv").setAttribute("href", `api/outcomes.csv?size=${asked.size}`);
   byId("windows").setAttribute("href", windowsUrl(asked));
   showJurisdictions(jurisdictions(report.outcomes, report.policies), asked.jurisdiction);
-  sayChain(report);
   byId("shown").hidden = false;
   showTotals(report, asked);
   showTime(report, answer, asked);
@@ -163,13 +222,14 @@ function show(report, answer, asked) {
 }
 
 /** @param {Report} report */
-function sayChain({ chain, through, generated_at_ms }) {
+function sayChain({ chain, through, generated_at_ms, counting }) {
   const newest_ms = Math.max(...through.map((each) => each.ledger_time_ms));
   const upTo = through.length === 0 ? "" : `, up to the entry of ${moment(newest_ms)}`;
   setText(byId("heard"), `Told ${moment(generated_at_ms)}${upTo}`);
+  if (counting !== "ok" && chain.state !== "broken") return say("wait", "The figures stand still", `What is decided now is not counted: ${counting}. What is below holds${upTo === "" ? "" : upTo.slice(1)}.`);
   if (through.length === 0) return say("wait", "The ledger is empty", "Nothing has been decided yet.");
   if (chain.state === "broken") return say("bad", "The ledger does not hold together", "An entry was changed, taken out or added. The problems are listed under The ledger; do not rely on the figures.");
-  if (chain.state === "verified") return say("good", `The ledger holds together: ${counted(chain.entries, "entry", "entries")} checked`, "");
+  if (chain.state === "verified") return say("good", "The ledger holds together", `${counted(chain.entries, "entry", "entries")} checked.`);
   return say("wait", "The ledger could not be checked from its first entry", chain.problems.join("; "));
 }
 
@@ -197,7 +257,7 @@ function showTotals({ outcomes, withdrawals, through, retractions_through }, ask
     ["Quarantined", short(quarantined), `${percent(quarantined, all)} of what came in`],
     ["Withdrawals", short(withdrawals.count), withdrawals.effect_ms.p50 === null ? "in all jurisdictions" : `in all jurisdictions, in effect after ${span(withdrawals.effect_ms.p50)} (median)`],
   ]);
-  computedFrom("totals-basis", positionTable(through), retractionTable(retractions_through));
+  computedFrom("totals-basis", positionTable("Totals", through), retractionTable("Withdrawals in all", retractions_through));
 }
 
 /** Say on which positions a part of the page rests. @param {string} id @param {...HTMLElement} tables */
@@ -209,18 +269,18 @@ function computedFrom(id, ...tables) {
 /** Each once, where two answers name the same. @template T @param {T[]} positions @returns {T[]} */
 const distinct = (positions) => [...new Map(positions.map((each) => [JSON.stringify(each), each])).values()];
 
-/** @param {Position[]} through */
-function positionTable(through) {
+/** @param {string} what @param {Position[]} through */
+function positionTable(what, through) {
   const rows = through.map((each) => [
     String(each.partition), count(each.ledger_offset), moment(each.ledger_time_ms), each.hash,
   ]);
-  return table("Up to and with these ledger entries", ["input partition", "#ledger offset", "written", "hash"], rows).element;
+  return table(`${what}: up to and with these ledger entries`, ["input partition", "#ledger offset", "written", "hash"], rows).element;
 }
 
-/** @param {RetractionPosition[]} through */
-function retractionTable(through) {
+/** @param {string} what @param {RetractionPosition[]} through */
+function retractionTable(what, through) {
   const rows = through.map((each) => [String(each.partition), count(each.offset)]);
-  return table("Withdrawals: up to and with these retractions", ["partition of the retractions", "#offset"], rows).element;
+  return table(`${what}: up to and with these retractions`, ["partition of the retractions", "#offset"], rows).element;
 }
 
 /** Draw a chart of windows. @param {import("./chart.js").Chart} chart @param {Windows} answer @param {(window: Window) => (number | null)[]} pick @param {string} inWords @param {{empty?: number | null, above?: Node[]}} [more] */
@@ -243,7 +303,7 @@ function showTime({ policies, generated_at_ms }, answer, asked) {
   const strip = range === null ? [] : [courses(policies, asked, range)];
   byId("time").replaceChildren(
     windowed(
-      { title: `Records per ${asked.size}, below the policy in force`, series: VERDICT_SERIES, format: count, axis: short, stacked: true, heightPx: 260 },
+      { title: `Records per ${asked.size}, below the policy in force`, series: VERDICT_SERIES, format: count, whole: true, axis: short, stacked: true, heightPx: 260 },
       answer, (window) => byVerdict(window.outcomes, fits), `${inWords}.`, { above: strip },
     ),
   );
@@ -253,7 +313,7 @@ function showTime({ policies, generated_at_ms }, answer, asked) {
     ...changesBeside(policies).filter(concerns).map((each) => changeItem(each, ", in the configured policy, of which it is not known that it decided")),
   ];
   byId("changes").replaceChildren(...(listed.length === 0 ? [h("li", {}, "None.")] : listed));
-  computedFrom("time-basis", positionTable(answer.through));
+  computedFrom("time-basis", positionTable("Over time", answer.through));
 }
 
 /** @param {import("./windows.js").Change} change @param {string} more */
@@ -291,7 +351,7 @@ function showPlaces({ policies }, answer, asked) {
   const labels = byCount(inWindows, (each) => each.jurisdiction);
   const more = labels.length > PLACES_MAX ? [h("p", { class: "empty" }, `And ${labels.length - PLACES_MAX} with fewer records: choose one above.`)] : [];
   byId("places").replaceChildren(...labels.slice(0, PLACES_MAX).map((label) => placeFigure(label, policies, answer)), ...more);
-  computedFrom("places-basis", positionTable(answer.through));
+  computedFrom("places-basis", positionTable("By jurisdiction", answer.through));
 }
 
 /** @param {string} label @param {import("./windows.js").Policy[]} policies @param {Windows} answer */
@@ -312,6 +372,7 @@ function placeFigure(label, policies, answer) {
         { name: "forwarded", color: "--forward", pattern: "plain" },
       ],
       format: count,
+      whole: true,
       axis: short,
       marks: () => marks,
     },
@@ -333,10 +394,10 @@ function showReasons({ outcomes, through }, answer, asked) {
   ];
   const inWords = shown.map((reason) => `${reason}: ${count(sum(inWindows, (each) => each.reason === reason))}`).join(", ");
   byId("reasons").replaceChildren(
-    windowed({ title: `What was not forwarded, per ${asked.size}`, series: [...series, ...others], format: count, axis: short }, answer, pick, `${inWords}.`),
+    windowed({ title: `What was not forwarded, per ${asked.size}`, series: [...series, ...others], format: count, whole: true, axis: short }, answer, pick, `${inWords}.`),
   );
   byId("outcomes").replaceChildren(outcomeTable(outcomes.filter(fitting(asked))));
-  computedFrom("reasons-basis", positionTable(distinct([...through, ...answer.through])));
+  computedFrom("reasons-basis", positionTable("By reason", distinct([...through, ...answer.through])));
 }
 
 /** @param {Outcome[]} outcomes */
@@ -366,7 +427,7 @@ function showWithdrawals({ withdrawals, retractions_through }, answer) {
     ["Retracted", short(retracted_records), "retractions sent"],
   ]);
   const numbers = windowed(
-    { title: "Withdrawals and retractions", series: [{ name: "withdrawals", color: "--quarantine", pattern: "dotted" }, { name: "retracted", color: "--plain", dash: [3, 3] }], format: count, axis: short },
+    { title: "Withdrawals and retractions", series: [{ name: "withdrawals", color: "--quarantine", pattern: "dotted" }, { name: "retracted", color: "--plain", dash: [3, 3] }], format: count, whole: true, axis: short },
     answer, (window) => [window.withdrawals.count, window.withdrawals.retracted_records], `${count(number)} withdrawals, ${count(retracted_records)} retractions.`,
   );
   const effects = windowed(
@@ -374,24 +435,23 @@ function showWithdrawals({ withdrawals, retractions_through }, answer) {
     answer, ({ withdrawals: { effect_ms: effect } }) => [effect.p50, effect.max], `Median ${span(effect_ms.p50)}, at most ${span(effect_ms.max)}.`, { empty: null },
   );
   byId("withdrawals").replaceChildren(numbers, effects);
-  computedFrom("withdrawals-basis", retractionTable(distinct([...retractions_through, ...answer.retractions_through])));
+  computedFrom("withdrawals-basis", retractionTable("Withdrawals", distinct([...retractions_through, ...answer.retractions_through])));
 }
 
 /** @param {Report} report */
-function showLedger({ chain, policies, through, generated_at_ms }) {
+function showLedger({ chain, policies, through }) {
   /** @type {Record<string, string>} */
   const states = { verified: "verified: every entry follows from the one before", broken: "broken", unknown: "not checked from its first entry" };
   setFacts(byId("chain"), [
     ["Chain of hashes", states[chain.state] ?? chain.state],
     ["Entries", count(chain.entries)],
-    ["Told", moment(generated_at_ms)],
   ]);
   byId("problems").replaceChildren(...chain.problems.map((problem) => h("li", {}, problem)));
   const rows = policies.map(({ name, hash, first_seen_ms }) => [
     name, hash === null ? "not known here" : shortHash(hash), first_seen_ms !== null ? moment(first_seen_ms) : hash === null ? "not known here" : "not yet",
   ]);
   byId("policies").replaceChildren(table("Policies that decided, and the configured one", ["policy", "hash", "first seen"], rows).element);
-  byId("positions").replaceChildren(positionTable(through));
+  byId("positions").replaceChildren(positionTable("The ledger", through));
 }
 
 start();

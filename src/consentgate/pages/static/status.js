@@ -80,6 +80,7 @@ const lag = figure({
   note: "Records in the content topic that wait for a decision.",
   series: [{ name: "records", color: "--plain", pattern: "plain" }],
   format: short,
+  whole: true,
   atLeast: 10,
   sync: "status",
 });
