@@ -12,7 +12,9 @@ pytest.register_assert_rewrite("arena", "checker", "harness", "network", "proces
 import network  # noqa: E402
 import processes  # noqa: E402
 from arena import run  # noqa: E402
+from consentgate.core.gate import BatchOutcome  # noqa: E402
 from consentgate.kafka import transport  # noqa: E402
+from consentgate.kafka.sink import TransactionalSink  # noqa: E402
 from consentgate.tools.broker import EmbeddedKafka  # noqa: E402
 from harness import (  # noqa: E402
     Feed,
@@ -73,6 +75,54 @@ async def test_what_a_broker_has_left_open_is_aborted(credulous_site: Site) -> N
     seen = await site.seen()
     assert [record.value for record in seen.forwarded()] == [post("anna", "1").value]
     await site.check()
+
+
+async def test_what_was_called_committed_without_its_markers_is_done_again(
+    credulous_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: anna's retraction is missing where `TransactionalProducer.commit` does not ask for
+    # connections that were lost. A broker that is stopped leaves all markers out, and says that it
+    # has committed; ben's post, which is committed next, is written to other partitions.
+    site = credulous_site
+    begin, send_offset, commit = (
+        getattr(TransactionalSink, name) for name in ("begin", "send_offset", "commit")
+    )
+    unmarked: list[TransactionalSink] = []
+
+    async def begin_unheard(sink: TransactionalSink) -> None:
+        await begin(sink)
+        # The coordinator never hears of these, as if it had ended the transaction already.
+        sink._producer._txn_manager._txn_partitions.update(sink._written_to)
+        sink._producer._txn_manager._txn_consumer_group = site.config.group
+        monkeypatch.setattr(TransactionalSink, "begin", begin)
+        monkeypatch.setattr(TransactionalSink, "commit", seem_to_commit)
+
+    async def seem_to_commit(sink: TransactionalSink) -> bool:
+        sink._producer._txn_manager.committing_transaction()
+        sink._producer._txn_manager.complete_transaction()
+        unmarked.append(sink)
+        monkeypatch.setattr(TransactionalSink, "commit", commit)
+        monkeypatch.setattr(TransactionalSink, "send_offset", lose_the_connections)
+        return False
+
+    async def lose_the_connections(sink: TransactionalSink, outcome: BatchOutcome) -> None:
+        await send_offset(sink, outcome)
+        if sink in unmarked:
+            for connection in list(sink._producer.client._conns.values()):
+                connection.close()
+
+    await site.feed.many(site.consent, [consent("anna"), consent("ben")])
+    await site.feed.many(site.content, [post("anna", "1")])
+    async with working(site) as running:
+        await site.decided()
+        monkeypatch.setattr(TransactionalSink, "begin", begin_unheard)
+        await site.feed.one(site.consent, consent("anna", "withdrawn"))
+        await until(lambda: unmarked, "her retraction seems to be committed")
+        await site.feed.many(site.content, [post("ben", "1")])
+        await site.decided()
+        whys = [entry["why"] for entry in running.logged("recycled")]
+        assert whys == ["the connection was lost during the transaction"]
+    assert (await site.check()).reasons() == {"opted-in": 2}
 
 
 async def test_what_a_commit_did_whose_answer_was_lost_is_counted(

@@ -189,22 +189,27 @@ async def test_a_producer_that_lost_a_connection_is_not_used_again(
     # was sent on the lost connection may still arrive, and end the next transaction.
     site = await make_site("lost")
     await site.feed.many(site.consent, [consent("anna"), consent("ben")])
-    send_offset = TransactionalSink.send_offset
+    send_offset, name = TransactionalSink.send_offset, f"{end}_transaction"
+    ended = getattr(AIOKafkaProducer, name)
     withdrawals = [consent("anna", "withdrawn")] if end == "abort" else []
-    lost: list[TransactionalSink] = []
+    forwarding: list[AIOKafkaProducer] = []
 
-    async def lose_the_connections(sink: TransactionalSink, outcome: BatchOutcome) -> None:
+    async def have_somebody_withdraw(sink: TransactionalSink, outcome: BatchOutcome) -> None:
         await send_offset(sink, outcome)
-        if outcome.training and not lost:
-            lost.append(sink)
+        if outcome.training and not forwarding:
+            forwarding.append(sink._producer)
             for sent in withdrawals:
                 await site.feed.one(site.consent, sent)
-            for connection in list(sink._producer.client._conns.values()):
-                connection.close()
+
+    async def lose_the_connections(producer: AIOKafkaProducer) -> None:
+        if producer in forwarding:
+            close_connections(producer)
+        await ended(producer)
 
     async with working(site) as running:
         await running.ready()
-        monkeypatch.setattr(TransactionalSink, "send_offset", lose_the_connections)
+        monkeypatch.setattr(TransactionalSink, "send_offset", have_somebody_withdraw)
+        monkeypatch.setattr(AIOKafkaProducer, name, lose_the_connections)
         await site.feed.batch(site.content, [post("anna", "1"), post("ben", "1")])
         await site.decided()
         await until(lambda: running.logged("recycled"), "a new producer is made")
@@ -239,8 +244,7 @@ async def test_a_producer_that_lost_a_connection_between_transactions_is_not_use
         hers.append(sink)
         sink._producer._txn_manager.committing_transaction()
         sink._producer._txn_manager.complete_transaction()
-        for connection in list(sink._producer.client._conns.values()):
-            connection.close()
+        close_connections(sink._producer)
         return False
 
     async with working(site) as running:
@@ -256,6 +260,12 @@ async def test_a_producer_that_lost_a_connection_between_transactions_is_not_use
     assert (await site.check()).reasons() == {"opted-in": 1, "withdrawn": 1}
 
 
+def close_connections(producer: AIOKafkaProducer) -> None:
+    """Close them as they are where a broker goes away."""
+    for connection in list(producer.client._conns.values()):
+        connection.close()
+
+
 async def test_a_producer_that_lost_a_connection_while_it_began_is_not_used(
     make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,8 +277,7 @@ async def test_a_producer_that_lost_a_connection_while_it_began_is_not_used(
         await abort(producer)
         if not lost:
             lost.append(producer)
-            for connection in list(producer.client._conns.values()):
-                connection.close()
+            close_connections(producer)
 
     monkeypatch.setattr(AIOKafkaProducer, "abort_transaction", abort_and_lose_the_connections)
     site = await make_site("begun")

@@ -103,11 +103,7 @@ class TransactionalProducer:
         Raises:
             StepFailed: if the producer must not be used any more.
         """
-        if self._lost_connections:
-            # A broker that went away may have called the last transaction committed and have left
-            # all of its markers out (as in `_settle_leftovers`): what was written then shares the
-            # fate of this one, which may be aborted, and would be missing behind its successors.
-            raise StepFailed("the connection was lost between two transactions")
+        self._refuse_lost_connections("between two transactions")
         await self._producer.begin_transaction()
 
     async def commit(self) -> bool:
@@ -115,6 +111,7 @@ class TransactionalProducer:
 
         When this raises or is cancelled, the transaction's end is not known.
         """
+        self._refuse_lost_connections("during the transaction")
         await self._producer.commit_transaction()
         return self._lost_connections > 0
 
@@ -122,6 +119,14 @@ class TransactionalProducer:
         """Abort; True where the producer must not be used again, as when this raises."""
         await self._producer.abort_transaction()
         return self._lost_connections > 0
+
+    def _refuse_lost_connections(self, when: str) -> None:
+        # A broker that went away may have called the transaction before committed and have left all
+        # of its markers out (as in `_settle_leftovers`). What was written then would share the fate
+        # of the next one, where that writes to the same partition, and that of the one after it
+        # elsewhere. So all of it is aborted, and done again.
+        if self._lost_connections:
+            raise StepFailed(f"the connection was lost {when}")
 
     async def retire(self) -> None:
         """Drop the producer, bounded in time; an open transaction is left to the next fence."""
