@@ -57,9 +57,10 @@ its session to time out, which here takes 3 s.
 A broker may err, too. Apache Kafka 4.3.1 leaves transaction markers out for partitions that have no
 leader at the moment, as after the crash of a single broker, and calls the transaction ended
 (KAFKA-20734). The next commit of the same producer would commit what had been aborted. Hence each
-takeover begins with a transaction that is aborted in every output partition. A single broker that is
-stopped politely does the same to transactions that it calls committed. Hence a producer that has lost
-a connection begins and commits nothing more: its partition is taken over anew, from what can be read.
+takeover begins with a transaction that is aborted in every output partition. A single broker that
+is stopped politely does the same to transactions that it calls committed. Hence a producer that has
+lost a connection begins and commits nothing more: its partition is taken over anew, from what can
+be read.
 
 {head}
 {matrix}

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaError
 
 from consentgate.core import partition
@@ -260,10 +261,36 @@ async def test_a_producer_that_lost_a_connection_between_transactions_is_not_use
     assert (await site.check()).reasons() == {"opted-in": 1, "withdrawn": 1}
 
 
-def close_connections(producer: AIOKafkaProducer) -> None:
+async def test_a_producer_whose_client_has_closed_an_idle_connection_is_used_again(
+    make_site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked: begins anew after every few quiet minutes where the reason is not looked at.
+    site = await make_site("quiet")
+    commit, committed = TransactionalSink.commit, list[TransactionalSink]()
+
+    async def note(sink: TransactionalSink) -> bool:
+        committed.append(sink)
+        return await commit(sink)
+
+    monkeypatch.setattr(TransactionalSink, "commit", note)
+    await site.feed.many(site.consent, [consent("anna")])
+    await site.feed.many(site.content, [post("anna", "1")])
+    async with working(site) as running:
+        await site.decided()
+        await running.ready()
+        close_connections(committed[-1]._producer, CloseReason.IDLE_DROP)
+        await site.feed.many(site.content, [post("anna", "2")])
+        await site.decided()
+        assert not running.logged("recycled")
+    assert (await site.check()).reasons() == {"opted-in": 2}
+
+
+def close_connections(
+    producer: AIOKafkaProducer, reason: CloseReason = CloseReason.CONNECTION_BROKEN
+) -> None:
     """Close them as they are where a broker goes away."""
     for connection in list(producer.client._conns.values()):
-        connection.close()
+        connection.close(reason)
 
 
 async def test_a_producer_that_lost_a_connection_while_it_began_is_not_used(
