@@ -56,7 +56,9 @@ BROKER = {
 }
 
 WATCH_SECONDS = 0.05
-RECOVERY_SECONDS_MAX = 90.0
+RECOVERY_SECONDS_MAX = 120.0
+"""Two requests may time out one after the other, each after 40 s where nothing else is set."""
+
 DRAIN_SECONDS_MAX = 180.0
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
