@@ -431,7 +431,8 @@ def _retraction_problems(seen: Seen) -> Iterator[str]:
     for key, _, partition, first in retracted:
         before[key, partition] = max(first, before.get((key, partition), 0))
     for partition, entries in seen.chains.items():
-        for key, place, first in _due(seen, entries):
+        # Where nothing was decided yet, nobody's consent has ended for it.
+        for key, place, first in _due(seen, entries) if entries else ():
             if (key, place, partition, first) not in retracted:
                 yield f"content-{partition}: no retraction for consent {place}, before {first}"
     for record in seen.forwarded():

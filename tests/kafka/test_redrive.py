@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from consentgate.config import load_config
@@ -20,7 +20,7 @@ from consentgate.core.model import Reason
 from consentgate.core.quarantine import REASONS, Progress, Selection
 from consentgate.errors import BrokerUnavailable, ConfigError, Superseded
 from consentgate.kafka.reader import read_topic
-from consentgate.kafka.redrive import Redrive, RedriveSink
+from consentgate.kafka.redrive import Redrive
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.tools import quarantine as quarantine_tool
@@ -384,15 +384,15 @@ async def test_after_a_lost_connection_no_transaction_follows(
     site = await make_site("lost")
     monkeypatch.setattr(quarantine_tool, "RECORDS_MAX", 2)
     await site.feed.many(site.config.topics.quarantine, [set_aside(site, n) for n in range(6)])
-    commit = RedriveSink.commit
+    commit = AIOKafkaProducer.commit_transaction
 
-    async def lose_the_connections(sink: RedriveSink) -> bool:
-        for connection in list(sink._producer.client._conns.values()):
+    async def lose_the_connections(producer: AIOKafkaProducer) -> None:
+        for connection in list(producer.client._conns.values()):
             connection.close()
-        return await commit(sink)
+        await commit(producer)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RedriveSink, "commit", lose_the_connections)
+        patched.setattr(AIOKafkaProducer, "commit_transaction", lose_the_connections)
         with pytest.raises(BrokerUnavailable, match="goes on where this one stopped"):
             await redriven(site)
     assert len(await content_of(site)) == 2
