@@ -24,7 +24,7 @@ from consentgate import __version__
 from consentgate.config import load_config
 from consentgate.core.decode import consent_decoder
 from consentgate.core.snapshot import Identity
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.layout import read_layout
 from consentgate.kafka.settings import kafka_settings
@@ -51,10 +51,10 @@ async def follow(path: str) -> dict[str, float]:
     """Follow all partitions until they are ready, in this process; then write snapshots."""
     config = load_config(path)
     settings, layout = kafka_settings(config.kafka), await read_layout(config)
-    cluster = Cluster(settings)
-    await cluster.start(60)
+    async with connected(settings, timeout_seconds=60) as cluster:
+        cluster_id = await cluster.id()
     identity = Identity(
-        cluster=await cluster.id(),
+        cluster=cluster_id,
         topic=config.topics.consent,
         topic_partitions=layout.counts[config.topics.consent],
         scope=layout.scope,
@@ -63,7 +63,6 @@ async def follow(path: str) -> dict[str, float]:
         max_depth=config.limits.max_depth,
         version=__version__,
     )
-    await cluster.stop()
     assert config.snapshot is not None, "the configuration names a directory"
     snapshots = Snapshots(config.snapshot, config.group, identity, layout.deletions_kept_ms)
     decode = consent_decoder(config.consent.fields, PURPOSE, config.limits.max_depth)

@@ -38,7 +38,7 @@ from rich.console import Console
 from arguments import parsed
 from backlog import state
 from consentgate.config import load_config
-from consentgate.kafka.cluster import Cluster, TopicPlan
+from consentgate.kafka.cluster import TopicPlan, connected
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.settings import kafka_settings
 from peers.task import PARTITIONS
@@ -449,9 +449,8 @@ class Endurance:
 
     async def _create(self, path: str) -> None:
         config = load_config(path, environment={})
-        cluster = Cluster(kafka_settings({"bootstrap.servers": self._kafka.bootstrap_servers}))
-        await cluster.start(60)
-        try:
+        settings = kafka_settings({"bootstrap.servers": self._kafka.bootstrap_servers})
+        async with connected(settings, timeout_seconds=60) as cluster:
             for plan in plan_topics(config, PARTITIONS):
                 bounded = plan.name in (config.topics.content, config.topics.training)
                 room = {"max.message.bytes": str(8 << 20)}
@@ -459,8 +458,6 @@ class Endurance:
                 if plan.name == config.topics.content:
                     configs |= room
                 await cluster.create(TopicPlan(plan.name, plan.partitions, configs), 1)
-        finally:
-            await cluster.stop()
 
 
 def choice_of(subject: str, choice: str | None) -> KeyAndValue:

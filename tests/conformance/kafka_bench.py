@@ -17,7 +17,7 @@ from consentgate.core.ledger import Chain
 from consentgate.core.partition import Retire, Transport
 from consentgate.core.transform import Transformer
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.guards import plan_topics
@@ -126,9 +126,7 @@ async def kafka_bench(site: Site) -> AsyncIterator[KafkaBench]:
         assigned.clear()
 
     async with AsyncExitStack() as stack:
-        cluster = Cluster(settings)
-        await cluster.start(timeout_seconds=10)
-        stack.push_async_callback(cluster.stop)
+        cluster = await stack.enter_async_context(connected(settings, timeout_seconds=10))
         layout = await find_layout(config, cluster)
         decode = consent_decoder(config.consent.fields, "ai-training", config.limits.max_depth)
         view = ConsentView(

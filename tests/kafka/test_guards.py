@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from consentgate.errors import ConfigError
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.service.worker import Worker
@@ -104,14 +104,10 @@ async def test_what_topics_create_makes_is_accepted(make_site: SiteFactory) -> N
 async def test_settings_that_cannot_be_read_are_not_taken_for_right(make_site: SiteFactory) -> None:
     # Checked: finds no settings, and so nothing wrong, where `Cluster` passes over the refusal.
     site = await make_site("unread", create=False)
-    cluster = Cluster(kafka_settings(site.config.kafka))
-    await cluster.start(timeout_seconds=10)
-    try:
+    async with connected(kafka_settings(site.config.kafka), timeout_seconds=10) as cluster:
         with pytest.raises(ConfigError, match="not a topic cannot be read"):
             # No broker tells the settings of a topic that cannot be, as if it were not allowed.
             await cluster.topic_configs(["not a topic"])
-    finally:
-        await cluster.stop()
 
 
 # The rights of the user.

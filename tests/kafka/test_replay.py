@@ -16,7 +16,7 @@ import yaml
 from consentgate.config import Config, KeysConfig
 from consentgate.core.gate import CONSENT_HEADER, SOURCE_HEADER, Output
 from consentgate.errors import EXIT_INTERRUPTED, ConfigError, ConsentgateError
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
 from consentgate.tools import rehearsal
@@ -126,12 +126,8 @@ async def test_nothing_is_left_where_the_replay_fails(
 async def test_a_topic_that_never_was_is_not_left(
     shared_kafka: EmbeddedKafka,
 ) -> None:
-    cluster = Cluster(kafka_settings(servers(shared_kafka)))
-    await cluster.start(DEADLINE_SECONDS)
-    try:
+    async with connected(kafka_settings(servers(shared_kafka)), DEADLINE_SECONDS) as cluster:
         assert await cluster.delete([f"{PREFIX}never-was"]) == []
-    finally:
-        await cluster.stop()
 
 
 async def test_a_worker_that_ends_ends_the_replay(

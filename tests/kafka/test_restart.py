@@ -19,7 +19,7 @@ from consentgate.core.ledger import Bookmark, Chain
 from consentgate.core.transform import Transformer
 from consentgate.errors import ConfigError
 from consentgate.kafka.clients import Clients
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import Cluster, connected
 from consentgate.kafka.consent import ConsentView
 from consentgate.kafka.content import ContentSource
 from consentgate.kafka.layout import find_layout
@@ -171,12 +171,8 @@ async def test_a_worker_leaves_a_bookmark_with_its_offset(make_site: SiteFactory
     await append_posts(site, "1")
     await decide_some(site)
     last = (await site.check()).chains[0][-1]
-    cluster = Cluster(kafka_settings(site.config.kafka))
-    await cluster.start(timeout_seconds=10)
-    try:
+    async with connected(kafka_settings(site.config.kafka), timeout_seconds=10) as cluster:
         (found,) = (await cluster.bookmarks(site.config.group, site.content, [0])).values()
-    finally:
-        await cluster.stop()
     offset, bookmark = found
     assert offset == last.last + 1
     assert bookmark is not None

@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 from certificates import Authority
 from consentgate.core import partition
 from consentgate.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, ConsentgateError
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.connecting import attempt, denial
 from consentgate.kafka.settings import kafka_settings
 from consentgate.report.topics import prepare_changelogs
@@ -316,9 +316,7 @@ async def test_a_report_that_lacks_a_right_ends_and_says_so(
     site = by(await make_secured_site("unreported"), secured.plain(user))
     granted = acls_of(site, "report")
     await rights.grant(user, granted)
-    cluster = Cluster(kafka_settings(site.config.kafka))
-    await cluster.start(timeout_seconds=10)
-    try:
+    async with connected(kafka_settings(site.config.kafka), timeout_seconds=10) as cluster:
         await prepare_changelogs(site.config, cluster)
         for acl in granted:
             if acl.operation in ("Create", "DescribeConfigs"):
@@ -332,8 +330,6 @@ async def test_a_report_that_lacks_a_right_ends_and_says_so(
             await rights.grant(user, [acl])
             await rights.revoke(user, [seen])
         await prepare_changelogs(site.config, cluster)
-    finally:
-        await cluster.stop()
 
 
 async def test_who_may_not_create_a_topic_is_told_which_right_is_missing(
@@ -343,13 +339,9 @@ async def test_who_may_not_create_a_topic_is_told_which_right_is_missing(
     site = by(await make_secured_site("uncreated"), secured.plain(user))
     granted = acls_of(site, "report")
     await rights.grant(user, [acl for acl in granted if acl.operation != "Create"])
-    cluster = Cluster(kafka_settings(site.config.kafka))
-    await cluster.start(timeout_seconds=10)
-    try:
+    async with connected(kafka_settings(site.config.kafka), timeout_seconds=10) as cluster:
         with pytest.raises(KafkaError) as raised:
             await prepare_changelogs(site.config, cluster)
-    finally:
-        await cluster.stop()
     name = f"{site.config.group}-report-ledger-changelog"
     assert f"lacks a right on the topic {name}" in str(denial(raised.value))
 
@@ -359,10 +351,9 @@ async def test_who_may_not_create_a_topic_is_told_which_right_is_missing(
 
 async def shut_out(kafka: Mapping[str, Any]) -> ConsentgateError:
     """The error with which a command ends that connects so."""
-    cluster = Cluster(kafka_settings(kafka))
     with pytest.raises(ConsentgateError) as raised:
-        await cluster.start(timeout_seconds=0.5)
-    await cluster.stop()
+        async with connected(kafka_settings(kafka), timeout_seconds=0.5):
+            pass
     return raised.value
 
 

@@ -21,7 +21,7 @@ from consentgate.cli.options import (
 from consentgate.config import load_config
 from consentgate.demo.show import run_demo
 from consentgate.errors import EXIT_FOUND, EXIT_UNAVAILABLE
-from consentgate.kafka.cluster import Cluster, TopicPlan
+from consentgate.kafka.cluster import TopicPlan, connected
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.settings import kafka_settings
 from consentgate.service.logs import configure_logs
@@ -173,16 +173,12 @@ def create_topics(
     plans = plan_topics(config, partitions)
 
     async def create() -> None:
-        cluster = Cluster(kafka_settings(config.kafka))
-        await cluster.start(timeout_seconds=60)
-        try:
+        async with connected(kafka_settings(config.kafka), timeout_seconds=60) as cluster:
             present = await cluster.partition_counts([plan.name for plan in plans])
             for plan in plans:
                 if plan.name not in present and not dry_run:
                     await cluster.create(plan, replication_factor)
                 print(_describe_plan(plan, plan.name in present, dry_run))
-        finally:
-            await cluster.stop()
 
     asyncio.run(create())
 

@@ -28,7 +28,7 @@ from consentgate.demo.aftermath import Aftermath, read_aftermath
 from consentgate.demo.story import WITHDRAWS, Story, policy_text
 from consentgate.errors import BrokerError
 from consentgate.kafka.appender import Appender
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.tools.broker import EmbeddedKafka
@@ -89,11 +89,9 @@ class Demo:
 
     async def prepare(self) -> None:
         """Create the topics and let everybody give, refuse or not say their consent."""
-        cluster = Cluster(self._settings)
-        await cluster.start(timeout_seconds=30)
-        for plan in plan_topics(self.config, PARTITIONS):
-            await cluster.create(plan, replication_factor=1)
-        await cluster.stop()
+        async with connected(self._settings, timeout_seconds=30) as cluster:
+            for plan in plan_topics(self.config, PARTITIONS):
+                await cluster.create(plan, replication_factor=1)
         async with Appender(self._settings) as appender:
             for key, value in self._story.consent():
                 await appender.append(self.config.topics.consent, key=key, value=value)

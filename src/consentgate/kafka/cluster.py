@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition
@@ -234,3 +234,19 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise KafkaError("the group coordinator gave no answer on the committed offsets")
             await asyncio.sleep(0.2)
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: KafkaSettings, timeout_seconds: float) -> AsyncIterator[Cluster]:
+    """An administrative connection for the time of a block.
+
+    Raises:
+        BrokerUnavailable: if no broker answers within the time.
+        ConfigError: if one answers, and refuses us or is not to be trusted.
+    """
+    cluster = Cluster(settings)
+    try:
+        await cluster.start(timeout_seconds)
+        yield cluster
+    finally:
+        await cluster.stop()

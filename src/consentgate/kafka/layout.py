@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from consentgate.config import Config, Topics
 from consentgate.core.ledger import Bookmark
 from consentgate.errors import ConfigError
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import Cluster, connected
 from consentgate.kafka.guards import (
     consent_keeps_ms,
     deletions_kept_ms,
@@ -101,12 +101,8 @@ async def read_layout(config: Config) -> Layout:
         BrokerUnavailable: if no broker answers within a minute.
         ConfigError: as `find_layout` does.
     """
-    cluster = Cluster(kafka_settings(config.kafka))
-    await cluster.start(timeout_seconds=60)
-    try:
+    async with connected(kafka_settings(config.kafka), timeout_seconds=60) as cluster:
         return await find_layout(config, cluster)
-    finally:
-        await cluster.stop()
 
 
 async def find_layout(config: Config, cluster: Cluster) -> Layout:

@@ -14,7 +14,7 @@ import structlog
 
 from consentgate.config import Config
 from consentgate.errors import ClientBroken, ConfigError
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.reader import follow_topics
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
 from consentgate.report.answers import Answers, ConfiguredPolicy
@@ -42,11 +42,10 @@ class Report:
 
     def __init__(self, config: Config, configured: ConfiguredPolicy, port: int) -> None:
         self._config = config
-        self._configured = configured
         self._port = port
         self._settings = kafka_settings(config.kafka)
         self._app: faust.App | None = None
-        self._answers: Answers | None = None
+        self._answers = Answers(configured, list(changelog_topics(config).values()))
 
     async def run(self) -> None:
         """Count and answer until a signal.
@@ -73,8 +72,6 @@ class Report:
     async def _work(self) -> None:
         """Count and answer until cancelled, and put everything away then."""
         async with AsyncExitStack() as stack:
-            topics = list(changelog_topics(self._config).values())
-            self._answers = Answers(self._configured, topics)
             host = self._config.http.host
             http = make_http(self._answers, self._health, self._counting)
             # Before a broker is awaited: who asks meanwhile is to be told that it lives.
@@ -92,12 +89,8 @@ class Report:
                 await task  # It only ends by failing.
 
     async def _prepare(self) -> Sequence[Changelog]:
-        cluster = Cluster(self._settings)
-        try:
-            await cluster.start(BROKER_SECONDS_MAX)
+        async with connected(self._settings, BROKER_SECONDS_MAX) as cluster:
             return await prepare_changelogs(self._config, cluster)
-        finally:
-            await cluster.stop()
 
     async def _stop(self, tasks: list["asyncio.Task[Any]"]) -> None:
         for task in tasks:
@@ -112,17 +105,17 @@ class Report:
             log.warning("closing failed", error=repr(error))
 
     def _health(self) -> dict[str, str]:
-        app, answers = self._app, self._answers
+        app = self._app
         is_counting = app is not None and cast(CommittedTransport, app.transport).is_counting()
         return {
-            "figures": OK if answers is not None and answers.are_read else "being read",
+            "figures": OK if self._answers.are_read else "being read",
             "counting": OK if is_counting else "joining the group, or recovering",
         }
 
     def _counting(self) -> str:
         """`ok` where what is decided now comes into the figures, else why it does not."""
-        heard_ms = 0 if self._answers is None else self._answers.heard_ms
-        return told_counting(self._health()["counting"], time.time() - heard_ms / 1000)
+        silent_seconds = time.time() - self._answers.heard_ms / 1000
+        return told_counting(self._health()["counting"], silent_seconds)
 
 
 def told_counting(counting: str, silent_seconds: float) -> str:

@@ -17,7 +17,7 @@ from consentgate.core.decode import consent_decoder
 from consentgate.core.policy import Policy
 from consentgate.errors import ConfigError
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import Cluster, connected
 from consentgate.kafka.connecting import attempt, bootstrap_addresses
 from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.settings import kafka_settings
@@ -106,21 +106,17 @@ class Doctor:
 
     async def look(self) -> AsyncIterator[Finding]:
         """Check all that needs no records; each finding as soon as it is known."""
-        connected = False
+        is_let_in = False
         for finding, let_in in await self._connect():
-            connected |= let_in
+            is_let_in |= let_in
             yield finding
-        if not connected:
+        if not is_let_in:
             return
-        cluster = Cluster(self._case.settings)
-        await cluster.start(CHECK_SECONDS_MAX)
-        try:
-            async with open_ends(self._case.settings) as ends:
-                for name, check in self._checks(cluster, ends):
-                    for finding in await _isolated(name, check):
-                        yield finding
-        finally:
-            await cluster.stop()
+        settings = self._case.settings
+        async with connected(settings, CHECK_SECONDS_MAX) as cluster, open_ends(settings) as ends:
+            for name, check in self._checks(cluster, ends):
+                for finding in await _isolated(name, check):
+                    yield finding
 
     def _checks(
         self, cluster: Cluster, ends: Ends

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from consentgate.errors import ConfigError
 from consentgate.kafka.appender import Appender
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.settings import KafkaSettings
 from consentgate.tools.fixtures import ClockLine, FixtureRecord
 
@@ -45,12 +45,8 @@ async def publish(
 
 
 async def _refuse_missing_topics(settings: KafkaSettings, topics: set[str]) -> None:
-    cluster = Cluster(settings)
-    await cluster.start(timeout_seconds=10)
-    try:
+    async with connected(settings, timeout_seconds=10) as cluster:
         missing = sorted(topics - (await cluster.partition_counts(topics)).keys())
-    finally:
-        await cluster.stop()
     if missing:
         raise ConfigError(
             f"missing topics: {', '.join(missing)}. Create them with consentgate topics create, "

@@ -3,7 +3,7 @@
 import base64
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from consentgate.core.quarantine import (
 )
 from consentgate.errors import ConfigError
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import Cluster
+from consentgate.kafka.cluster import Cluster, connected
 from consentgate.kafka.cursor import Cursor, open_cursor
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.redrive import Redrive, progress_of, redrive_group
@@ -108,7 +108,7 @@ async def list_quarantine(
         ConfigError: if there is no such topic.
     """
     topic = config.topics.quarantine
-    async with _connected(config) as cluster:
+    async with connected(kafka_settings(config.kafka), timeout_seconds=60) as cluster:
         counts = await _partitions(cluster, [topic])
         committed = await _committed(cluster, config, counts[topic])
     walk = _Walk(config, counts[topic], on_progress)
@@ -136,7 +136,7 @@ async def redrive(
         Superseded: if another run has begun since.
     """
     topics = config.topics
-    async with _connected(config) as cluster:
+    async with connected(kafka_settings(config.kafka), timeout_seconds=60) as cluster:
         counts = await _partitions(cluster, [topics.quarantine, topics.content])
         content = [TopicPartition(topics.content, n) for n in range(counts[topics.content])]
         async with AsyncExitStack() as stack:
@@ -279,16 +279,6 @@ class _Walk:
         # The topic may have grown since it was measured.
         self._total = max(self._total, done)
         self._on_progress(done, self._total)
-
-
-@asynccontextmanager
-async def _connected(config: Config) -> AsyncIterator[Cluster]:
-    cluster = Cluster(kafka_settings(config.kafka))
-    await cluster.start(timeout_seconds=60)
-    try:
-        yield cluster
-    finally:
-        await cluster.stop()
 
 
 async def _partitions(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:

@@ -24,7 +24,7 @@ from consentgate.core.policy import Policy
 from consentgate.errors import ConfigError, ConsentgateError
 from consentgate.kafka.appender import Appender
 from consentgate.kafka.clock import read_clock
-from consentgate.kafka.cluster import Cluster, TopicPlan
+from consentgate.kafka.cluster import Cluster, TopicPlan, connected
 from consentgate.kafka.guards import plan_topics
 from consentgate.kafka.reader import follow_topic
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
@@ -117,24 +117,20 @@ def _with_own_names(config: Config) -> Config:
 @contextlib.asynccontextmanager
 async def _topics(config: Config, settings: KafkaSettings) -> AsyncIterator[None]:
     """The topics for the time of a block."""
-    cluster = Cluster(settings)
-    await cluster.start(BROKER_SECONDS_MAX)
     created: list[str] = []
-    try:
-        for plan in _plans(config):
-            # First, because a creation without an answer may have been one.
-            created.append(plan.name)
-            try:
-                await cluster.create(plan, None)
-            except ConfigError:
-                created.remove(plan.name)
-                raise
-        yield
-    finally:
+    async with connected(settings, BROKER_SECONDS_MAX) as cluster:
         try:
-            await _delete(cluster, created)
+            for plan in _plans(config):
+                # First, because a creation without an answer may have been one.
+                created.append(plan.name)
+                try:
+                    await cluster.create(plan, None)
+                except ConfigError:
+                    created.remove(plan.name)
+                    raise
+            yield
         finally:
-            await cluster.stop()
+            await _delete(cluster, created)
 
 
 def _plans(config: Config) -> Iterator[TopicPlan]:
