@@ -12,12 +12,23 @@ Health = Callable[[], Mapping[str, str]]
 
 OK = "ok"
 
+DIGITS_MAX = 15
+"""Of a time in a query."""
+
 
 def health_of(components: Mapping[str, str]) -> tuple[dict[str, Any], int]:
     """The answer about these components, and its HTTP status."""
     healthy = all(state == OK for state in components.values())
     body = {"status": OK if healthy else "unavailable", "components": components}
     return body, 200 if healthy else 503
+
+
+def epoch_ms(text: str) -> int | None:
+    """A time in a query, epoch milliseconds; None for anything else.
+
+    Python refuses to read thousands of digits, and no time has more than these.
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else None
 
 
 async def listen(runner: web.AppRunner, host: str, port: int, remedy: str) -> int:

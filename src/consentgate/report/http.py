@@ -11,7 +11,7 @@ from consentgate.errors import ConfigError
 from consentgate.pages import FRESH_HEADERS, add_page
 from consentgate.report.answers import Answers, BadRange
 from consentgate.report.figures import SIZES_MS, TIME_MS_END, Size
-from consentgate.web import OK, Health, health_of, listen
+from consentgate.web import OK, Health, epoch_ms, health_of, listen
 
 
 def make_http(answers: Answers, health: Health, counting: Callable[[], str]) -> web.Application:
@@ -106,9 +106,10 @@ def _time_ms(request: web.Request, name: str) -> int | None:
     text = request.query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) < TIME_MS_END):
+    time_ms = epoch_ms(text)
+    if time_ms is None or time_ms >= TIME_MS_END:
         raise _refusal(web.HTTPBadRequest, f"{name} must be a time in epoch milliseconds")
-    return int(text)
+    return time_ms
 
 
 def _refusal(kind: type[web.HTTPException], message: str) -> web.HTTPException:

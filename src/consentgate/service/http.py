@@ -9,12 +9,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from consentgate.pages import FRESH_HEADERS, add_page
-from consentgate.web import Health, health_of, listen
+from consentgate.web import Health, epoch_ms, health_of, listen
 
 Figures = Callable[[int], Mapping[str, Any]]
 """What the status page shows, with what it draws over time since a moment in epoch milliseconds."""
-
-_DIGITS_MAX = 15  # Of a moment in epoch milliseconds; Python refuses to read thousands.
 
 
 class HttpServer:
@@ -55,11 +53,11 @@ def _health(components: Health) -> Callable[[web.Request], Awaitable[web.StreamR
 
 def _figures(shown: Figures) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answer(request: web.Request) -> web.StreamResponse:
-        since = request.query.get("since_ms", "0")
-        if not (since.isascii() and since.isdigit() and len(since) <= _DIGITS_MAX):
+        since_ms = epoch_ms(request.query.get("since_ms", "0"))
+        if since_ms is None:
             raise web.HTTPBadRequest(text="since_ms: give epoch milliseconds")
         return web.Response(
-            body=orjson.dumps(shown(int(since))),
+            body=orjson.dumps(shown(since_ms)),
             content_type="application/json",
             headers=FRESH_HEADERS,
         )
