@@ -26,9 +26,9 @@ from consentgate.kafka.unanswered import closing_unanswered
 from consentgate.kafka.unreadable import (
     UNREADABLE_ERRORS,
     UnreadableRecord,
+    placed,
     read_around,
     read_state,
-    without_misplaced,
 )
 
 log = logging.getLogger(__name__)
@@ -425,8 +425,10 @@ class ConsentView:
         """Apply and advance in one step: nobody may see a state that is ahead of its frontier."""
         followed = self._followed[partition]
         changes = self._read_all(records)
-        if misplaced := self._misplaced(partition, [subject for subject, _ in changes]):
-            changes = without_misplaced(changes, misplaced)
+        misplaced = self._misplaced(partition, [subject for subject, _ in changes])
+        if misplaced:
+            elsewhere = frozenset(misplaced)
+            changes = [(subject, placed(state, subject in elsewhere)) for subject, state in changes]
         if followed.listeners:
             self._apply_aloud(partition, records, changes)
         else:

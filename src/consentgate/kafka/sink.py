@@ -84,9 +84,8 @@ class TransactionalProducer:
         await self._producer.send_offsets_to_transaction({self._source: offset}, self._group)
         await self._producer.abort_transaction()
         await self._refuse_leaderless_outputs()
-        if self._lost_connections:
-            # What was sent on it may still arrive, and end the next transaction in its midst.
-            raise StepFailed("the connection was lost while a new producer began")
+        # What was sent on one may still arrive, and end the next transaction in its midst.
+        self._refuse_lost_connections("while a new producer began")
 
     async def _refuse_leaderless_outputs(self) -> None:
         # There the marker of the abort would be left out, too.

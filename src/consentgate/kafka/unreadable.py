@@ -5,7 +5,7 @@ fails every poll of its partition for ever, together with all records of the sam
 module fetches from such a place once, with the client's own parts, and marks what is unreadable.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,18 +44,12 @@ def read_state(decode: ConsentDecoder, record: Any) -> tuple[ConsentState | None
     return decode(record.key, record.value)
 
 
-def without_misplaced(
-    changes: Iterable[tuple[bytes, ConsentState | None]], misplaced: Collection[bytes]
-) -> list[tuple[bytes, ConsentState | None]]:
-    """The changes of one partition, those of subjects that do not belong there unreadable.
+def placed(state: ConsentState | None, is_misplaced: bool) -> ConsentState | None:
+    """The state in a record, unreadable where the subject does not belong in its partition.
 
-    What is there of them may be older than what lies where it belongs, which nobody sees from here.
+    It may be older than what lies where it belongs, which nobody sees from here.
     """
-    subjects = frozenset(misplaced)
-    return [
-        (subject, state if state is None or subject not in subjects else UNREADABLE)
-        for subject, state in changes
-    ]
+    return UNREADABLE if is_misplaced and state is not None else state
 
 
 async def read_around(

@@ -19,7 +19,7 @@ from consentgate.kafka.cursor import open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord, read_state, without_misplaced
+from consentgate.kafka.unreadable import UnreadableRecord, placed, read_state
 from consentgate.tools.fixtures import ClockLine, read_fixture
 from consentgate.tools.lookback import aligned, at_any_moment
 from consentgate.tools.replay import Replay
@@ -146,8 +146,7 @@ class _Walk:
                     misplaced = self._layout.misplaced(partition, [record.key])
                     for purpose, table in self._tables.items():
                         state, _ = read_state(decoders[purpose], record)
-                        ((_, state),) = without_misplaced([(record.key, state)], misplaced)
-                        table.apply(partition, record.key, state)
+                        table.apply(partition, record.key, placed(state, bool(misplaced)))
 
     async def decide(self, partition: int, number: int) -> None:
         """Decide on the last offsets of a content partition, as many as that."""

@@ -30,7 +30,7 @@ from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.ledger import entry_covering
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord, read_state, without_misplaced
+from consentgate.kafka.unreadable import UnreadableRecord, placed, read_state
 from consentgate.tools.fixtures import ClockLine, FixtureRecord, read_fixture
 from consentgate.tools.lookback import aligned, at_any_moment, subject_in
 from consentgate.tools.replay import Replay
@@ -310,10 +310,9 @@ class _Seen:
 
     def _take(self, partition: int, record: Any) -> None:
         state, problem = read_state(self._decode, record)
-        misplaced = self._layout.misplaced(partition, [self._subject])
-        ((_, state),) = without_misplaced([(self._subject, state)], misplaced)
-        self.table.apply(partition, self._subject, state)
-        self._last[partition] = record.offset, problem or ("misplaced" if misplaced else None)
+        is_misplaced = bool(self._layout.misplaced(partition, [self._subject]))
+        self.table.apply(partition, self._subject, placed(state, is_misplaced))
+        self._last[partition] = record.offset, problem or ("misplaced" if is_misplaced else None)
 
     @property
     def places(self) -> tuple[str, ...]:

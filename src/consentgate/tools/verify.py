@@ -37,7 +37,7 @@ from consentgate.kafka.cursor import Cursor, await_stable, open_cursor
 from consentgate.kafka.layout import Layout, read_layout
 from consentgate.kafka.reader import count_offsets
 from consentgate.kafka.settings import KafkaSettings, kafka_settings
-from consentgate.kafka.unreadable import UnreadableRecord, read_state, without_misplaced
+from consentgate.kafka.unreadable import UnreadableRecord, placed, read_state
 from consentgate.memory import collect_garbage_rarely
 from consentgate.signing import SignatureCheck
 
@@ -297,8 +297,7 @@ class _ChainWalk:
         if record.key is None:
             return
         state, _ = read_state(self._decode_consent, record)
-        ((_, state),) = without_misplaced([(record.key, state)], misplaced)
-        self._table.apply(cursor.partition, record.key, state)
+        self._table.apply(cursor.partition, record.key, placed(state, record.key in misplaced))
         held = self._table.holdings.get(record.key)
         change = ConsentChange(cursor.partition, record.offset, record.timestamp, record.key, held)
         broker_time = getattr(record, "timestamp_type", 0) == BROKER_TIME
