@@ -21,6 +21,7 @@ from harness import (  # noqa: E402
     Probe,
     Site,
     SiteFactory,
+    close_connections,
     consent,
     metric,
     post,
@@ -108,8 +109,7 @@ async def test_what_was_called_committed_without_its_markers_is_done_again(
     async def lose_the_connections(sink: TransactionalSink, outcome: BatchOutcome) -> None:
         await send_offset(sink, outcome)
         if sink in unmarked:
-            for connection in list(sink._producer.client._conns.values()):
-                connection.close()
+            close_connections(sink._producer)
 
     await site.feed.many(site.consent, [consent("anna"), consent("ben")])
     await site.feed.many(site.content, [post("anna", "1")])

@@ -20,6 +20,7 @@ import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import CloseReason
 from aiokafka.errors import (
     InvalidReplicationFactorError,
     KafkaError,
@@ -117,6 +118,14 @@ def spoil_header_names(data: bytearray) -> None:
     data[:] = data.replace(name, b"\xff\xfe" + name[2:])
     # The checksum stands after offset, length, leader epoch and magic, over what follows it.
     data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4, "big")
+
+
+def close_connections(
+    producer: AIOKafkaProducer, reason: CloseReason = CloseReason.CONNECTION_BROKEN
+) -> None:
+    """Close them as they are where a broker goes away."""
+    for connection in list(producer.client._conns.values()):
+        connection.close(reason)
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> Any:

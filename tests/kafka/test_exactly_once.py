@@ -25,6 +25,7 @@ from harness import (
     Site,
     SiteFactory,
     StartWorker,
+    close_connections,
     consent,
     freeze_mid_transaction,
     meanwhile,
@@ -283,14 +284,6 @@ async def test_a_producer_whose_client_has_closed_an_idle_connection_is_used_aga
         await site.decided()
         assert not running.logged("recycled")
     assert (await site.check()).reasons() == {"opted-in": 2}
-
-
-def close_connections(
-    producer: AIOKafkaProducer, reason: CloseReason = CloseReason.CONNECTION_BROKEN
-) -> None:
-    """Close them as they are where a broker goes away."""
-    for connection in list(producer.client._conns.values()):
-        connection.close(reason)
 
 
 async def test_a_producer_that_lost_a_connection_while_it_began_is_not_used(

@@ -39,6 +39,7 @@ from harness import (
     Sent,
     Site,
     SiteFactory,
+    close_connections,
     consent,
     post,
     run_python,
@@ -387,8 +388,7 @@ async def test_after_a_lost_connection_no_transaction_follows(
     commit = AIOKafkaProducer.commit_transaction
 
     async def lose_the_connections(producer: AIOKafkaProducer) -> None:
-        for connection in list(producer.client._conns.values()):
-            connection.close()
+        close_connections(producer)
         await commit(producer)
 
     with monkeypatch.context() as patched:

@@ -334,10 +334,7 @@ async def test_a_topic_made_anew_under_old_figures_ends_the_report(
 ) -> None:
     # Checked: says "verified" and passes over what is new where `_has_sought` asks for no ends.
     topic = getattr(counted.config.topics, role)
-    report = await start_report(counted)
-    await has_counted_all(counted, report)
-    report.signal(signal.SIGTERM)
-    assert await report.wait() == 0
+    await count_all_and_end(counted, start_report)
     await make_anew(counted, topic)
     again = await start_report(counted)
     assert await again.wait() == EXIT_CONFIG, again.errors()
@@ -365,6 +362,14 @@ async def test_a_ledger_made_anew_while_the_report_runs_ends_it(
     assert await report.wait() == EXIT_CONFIG, report.errors()
 
 
+async def count_all_and_end(site: Site, start_report: StartReport) -> None:
+    """Have a report count everything, and end."""
+    report = await start_report(site)
+    await has_counted_all(site, report)
+    report.signal(signal.SIGTERM)
+    assert await report.wait() == 0
+
+
 async def make_anew(site: Site, topic: str) -> None:
     """Delete a topic of one partition and create it again."""
     await site.probe.admin.delete_topics([topic])
@@ -385,10 +390,7 @@ async def test_what_an_open_transaction_hides_makes_no_topic_anew(
     counted: Site, start_report: StartReport
 ) -> None:
     topic = counted.config.topics.decisions
-    report = await start_report(counted)
-    await has_counted_all(counted, report)
-    report.signal(signal.SIGTERM)
-    assert await report.wait() == 0
+    await count_all_and_end(counted, start_report)
     async with AIOKafkaProducer(
         bootstrap_servers=counted.kafka.bootstrap_servers, transactional_id=f"open-{topic}"
     ) as producer:
