@@ -5,23 +5,26 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
+from faust.types import TP
 
 from consentgate.core.histogram import bucket
 from consentgate.core.ledger import BatchFacts, Chain, read_entry, write_entry
 from consentgate.core.model import Reason, decision
 from consentgate.errors import EXIT_CONFIG, EXIT_INTERNAL
+from consentgate.kafka.cluster import connected
 from consentgate.kafka.reader import read_topic
 from consentgate.kafka.settings import kafka_settings
 from consentgate.policies import load_policy
+from consentgate.report.app import make_app
 from consentgate.report.driver import CommittedTransport
-from consentgate.report.topics import report_id
+from consentgate.report.topics import prepare_changelogs, report_id
 from consentgate.tools.broker import EmbeddedKafka
 from consentgate.tools.verify import verification_json, verify
 from harness import (
@@ -293,6 +296,34 @@ async def test_nothing_is_written_behind_a_write_that_failed(make_site: SiteFact
     finally:
         await producer.stop()
     assert [record.value for record in await records_of(site, topic)] == [b"first"]
+
+
+async def test_what_a_rebalance_makes_nobody_take_is_fetched_again(
+    counted: Site, start_report: StartReport, tmp_path: Path
+) -> None:
+    # Checked: nothing comes, for ever, where `_fetch_records` gives nothing back.
+    await count_all_and_end(counted, start_report)
+    settings = kafka_settings(counted.config.kafka)
+    async with connected(settings, 60) as cluster:
+        changelogs = await prepare_changelogs(counted.config, cluster)
+    app = make_app(counted.config, settings, changelogs, tmp_path)
+    consumer, changelog = cast(Any, app.consumer), TP(changelogs[0].topic, 0)
+    await app.start()
+    try:
+        await until(lambda: consumer.is_counting, "it counts")
+        waiters = consumer._thread._consumer._fetcher._fetch_waiters
+        await until(lambda: waiters, "a fetch is under way")
+        # What Faust does from the beginning of a rebalance to where it reads a changelog.
+        consumer.stop_flow()
+        consumer.pause_partitions(consumer.assignment())
+        await consumer.seek_wait({changelog: 0})
+        await until(lambda: consumer.can_resume_flow._waiters, "the fetch has ended")
+        assert changelog not in consumer._read_offset
+        consumer.resume_partitions({changelog})
+        consumer.resume_flow()
+        await until(lambda: changelog in consumer._read_offset, "the changelog is read")
+    finally:
+        await app.stop()
 
 
 async def test_totals_that_are_larger_than_a_request_are_kept(

@@ -1,12 +1,14 @@
 """Faust's transport and tables, for readers of committed records that count each of them once.
 
-Five things are other than Faust has them:
+Six things are other than Faust has them:
 
 - Readers read committed records. Faust's own do so only in its exactly-once mode.
 - After a rebalance a partition is read on from the head in the table, not from the offset that the
   group has committed: what the table holds is what was counted. The committed offsets only show how
   far the report is. Nothing of a source is fetched before its table has been recovered, since what
   came from beyond the head would hide what lies in between.
+- A fetch that was under way when a rebalance began gives back what nobody takes from it. Faust
+  drops that, and waits for it for ever where the changelog has nothing new.
 - A value from the changelog does not replace one that has counted more. A worker that stood still
   and comes back may have written it.
 - A write to the changelog that fails ends the application. Faust logs it and goes on: the windows
@@ -17,6 +19,7 @@ Five things are other than Faust has them:
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import structlog
@@ -124,6 +127,23 @@ class _Thread(faust_aiokafka.AIOKafkaConsumerThread):
             **settings.consumer,
             **settings.group,
         )
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Mapping[TP, list[Any]]:
+        fetched = await super()._fetch_records(*args, **kwargs)
+        return {place: found for place, found in fetched.items() if self._is_taken(place, found)}
+
+    def _is_taken(self, place: TP, found: list[Any]) -> bool:
+        """Whether Faust takes these records; where it does not, they are there to be fetched again.
+
+        They may be from behind the offset that the recovery has sought meanwhile. Nothing can seek
+        between the fetch and this, which run in one step of the thread's loop.
+        """
+        consumer = cast(_Consumer, self.consumer)
+        if consumer.flow_active and place in consumer._active_partitions:
+            return True
+        with suppress(IllegalStateError):  # The partition was taken away.
+            self.seek(place, found[0].offset)
+        return False
 
 
 class _Consumer(faust_aiokafka.Consumer):
