@@ -326,6 +326,22 @@ async def test_what_a_rebalance_makes_nobody_take_is_fetched_again(
         await app.stop()
 
 
+async def test_a_report_that_has_nothing_to_count_says_that_all_is_counted(
+    counted: Site, start_report: StartReport
+) -> None:
+    # Checked: the third, which has not even a changelog to follow, says for ever that it joins.
+    reports = [await start_report(counted) for _ in range(3)]
+
+    async def are_counting() -> bool:
+        for report in reports:
+            assert report.running, report.errors()
+        told_now = [await told(report, "/api/totals") for report in reports]
+        return [totals.get("counting") for totals in told_now] == ["ok"] * 3
+
+    await until(are_counting, "all three count", 60)
+    assert [(await report.get("/readyz"))[0] for report in reports] == [200] * 3
+
+
 async def test_totals_that_are_larger_than_a_request_are_kept(
     counted: Site, start_report: StartReport
 ) -> None:

@@ -184,14 +184,9 @@ class _Consumer(faust_aiokafka.Consumer):
         """
         if self._sought_generation == generation:
             return True
-        recovered = {table.recovered_generation for table in self._tables.values()}
-        if self.app.rebalancing or recovered != {generation}:
+        if not self._is_recovered(generation):
             return False
-        offsets = {
-            place: self._counted(place)
-            for place in self.assignment()
-            if place.topic in self._tables
-        }
+        offsets = {place: self._counted(place) for place in self._sources()}
         self._sought_generation = generation
         try:
             # They are the ends of what is committed, as is all that was counted: what an open
@@ -230,8 +225,18 @@ class _Consumer(faust_aiokafka.Consumer):
 
     @property
     def is_counting(self) -> bool:
-        """Whether the sources are read, those of this generation of the group."""
-        return self._sought_generation == self.app.consumer_generation_id
+        """Whether the sources are read, those of this generation of the group; it may have none."""
+        generation = self.app.consumer_generation_id
+        if self._sought_generation == generation:
+            return True
+        return self._is_recovered(generation) and not self._sources()
+
+    def _is_recovered(self, generation: int) -> bool:
+        recovered = {table.recovered_generation for table in self._tables.values()}
+        return not self.app.rebalancing and recovered == {generation}
+
+    def _sources(self) -> set[TP]:
+        return {place for place in self.assignment() if place.topic in self._tables}
 
     @property
     def _tables(self) -> Mapping[str, CountedTable]:
