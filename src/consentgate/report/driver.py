@@ -129,21 +129,18 @@ class _Thread(faust_aiokafka.AIOKafkaConsumerThread):
         )
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Mapping[TP, list[Any]]:
-        fetched = await super()._fetch_records(*args, **kwargs)
-        return {place: found for place, found in fetched.items() if self._is_taken(place, found)}
+        """What Faust takes of what was fetched; the rest is there to be fetched again.
 
-    def _is_taken(self, place: TP, found: list[Any]) -> bool:
-        """Whether Faust takes these records; where it does not, they are there to be fetched again.
-
-        They may be from behind the offset that the recovery has sought meanwhile. Nothing can seek
-        between the fetch and this, which run in one step of the thread's loop.
+        The rest may be from behind the offset that the recovery has sought meanwhile. Nothing can
+        seek between the fetch and this, which run in one step of the thread's loop.
         """
+        fetched = await super()._fetch_records(*args, **kwargs)
         consumer = cast(_Consumer, self.consumer)
-        if consumer.flow_active and place in consumer._active_partitions:
-            return True
-        with suppress(IllegalStateError):  # The partition was taken away.
-            self.seek(place, found[0].offset)
-        return False
+        taken = set(consumer._active_partitions) if consumer.flow_active else set()
+        for place in fetched.keys() - taken:
+            with suppress(IllegalStateError):  # The partition was taken away.
+                self.seek(place, fetched[place][0].offset)
+        return {place: found for place, found in fetched.items() if place in taken}
 
 
 class _Consumer(faust_aiokafka.Consumer):
