@@ -60,11 +60,12 @@ async def test_a_suspension_and_a_withdrawal_are_told_by_the_pages_of_the_real_p
     worker = await start(site, "run")
     report = await start(site, "report", "--port", "0")
     await worker.ready()
+    await wait_until(suspension_ms - 60_000)  # The page has an empty row for each minute between.
     await feed.many(site.content, [post(who, f"{who}-1") for who, _ in people])
     await site.decided()
     assert time.time() * 1000 < suspension_ms, "the start took too long for the story"
 
-    await asyncio.sleep(max(0.0, suspension_ms / 1000 - time.time()))
+    await wait_until(suspension_ms)
     await feed.one(site.consent, consent(AMERICAN[0], "withdrawn"))
 
     async def counted(number: int) -> dict[str, Any]:
@@ -87,6 +88,10 @@ async def test_a_suspension_and_a_withdrawal_are_told_by_the_pages_of_the_real_p
                 assert page.troubles == []
 
 
+async def wait_until(time_ms: int) -> None:
+    await asyncio.sleep(max(0.0, time_ms / 1000 - time.time()))
+
+
 async def the_report_tells(page: Opened, totals: dict[str, Any]) -> None:
     await page.says("#state", "The ledger holds together")
     tiles = (await page.text("#tiles")).split("\n")
@@ -105,10 +110,8 @@ async def the_report_tells(page: Opened, totals: dict[str, Any]) -> None:
     await figure.get_by_text("Show as a table").click()
     await figure.locator("tbody").wait_for()
     rows = [row.split("\t") for row in await figure.locator("tbody tr").all_inner_texts()]
-    # All is forwarded before the suspension and nothing from it on; whole minutes may lie between.
-    *after, before = [[int(cell) for cell in row[1:]] for row in rows]
-    assert before == [5, 5]
-    assert [sum(column) for column in zip(*after, strict=True)] == [5, 0]
+    # From the suspension on, which the first row is of, nothing is forwarded.
+    assert [row[1:] for row in rows] == [["5", "0"], ["5", "5"]]
 
 
 async def the_status_page_tells(page: Opened, totals: dict[str, Any]) -> None:
